@@ -1,0 +1,1 @@
+"""The reference device SDK of Columba; depends on `protocol` alone."""

@@ -1,0 +1,1 @@
+"""Protobuf schemas (`*.proto`) and the modules generated from them (`make proto`)."""

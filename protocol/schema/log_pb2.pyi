@@ -1,0 +1,93 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Record(_message.Message):
+    __slots__ = ("sessions", "receipts", "profiles", "pushes", "edges_down", "due")
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    RECEIPTS_FIELD_NUMBER: _ClassVar[int]
+    PROFILES_FIELD_NUMBER: _ClassVar[int]
+    PUSHES_FIELD_NUMBER: _ClassVar[int]
+    EDGES_DOWN_FIELD_NUMBER: _ClassVar[int]
+    DUE_FIELD_NUMBER: _ClassVar[int]
+    sessions: Sessions
+    receipts: _containers.RepeatedCompositeFieldContainer[Receipts]
+    profiles: _containers.RepeatedCompositeFieldContainer[Profile]
+    pushes: _containers.RepeatedCompositeFieldContainer[Push]
+    edges_down: _containers.RepeatedCompositeFieldContainer[EdgeDown]
+    due: Due
+    def __init__(self, sessions: _Optional[_Union[Sessions, _Mapping]] = ..., receipts: _Optional[_Iterable[_Union[Receipts, _Mapping]]] = ..., profiles: _Optional[_Iterable[_Union[Profile, _Mapping]]] = ..., pushes: _Optional[_Iterable[_Union[Push, _Mapping]]] = ..., edges_down: _Optional[_Iterable[_Union[EdgeDown, _Mapping]]] = ..., due: _Optional[_Union[Due, _Mapping]] = ...) -> None: ...
+
+class Sessions(_message.Message):
+    __slots__ = ("edge", "up", "app", "epoch", "down")
+    EDGE_FIELD_NUMBER: _ClassVar[int]
+    UP_FIELD_NUMBER: _ClassVar[int]
+    APP_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    DOWN_FIELD_NUMBER: _ClassVar[int]
+    edge: int
+    up: _containers.RepeatedScalarFieldContainer[int]
+    app: _containers.RepeatedScalarFieldContainer[int]
+    epoch: _containers.RepeatedScalarFieldContainer[int]
+    down: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, edge: _Optional[int] = ..., up: _Optional[_Iterable[int]] = ..., app: _Optional[_Iterable[int]] = ..., epoch: _Optional[_Iterable[int]] = ..., down: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Receipts(_message.Message):
+    __slots__ = ("push_id", "state", "index")
+    PUSH_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    push_id: int
+    state: int
+    index: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, push_id: _Optional[int] = ..., state: _Optional[int] = ..., index: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Profile(_message.Message):
+    __slots__ = ("index", "change", "tags")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_FIELD_NUMBER: _ClassVar[int]
+    TAGS_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    change: int
+    tags: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, index: _Optional[int] = ..., change: _Optional[int] = ..., tags: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Push(_message.Message):
+    __slots__ = ("push_id", "app", "ttl_s", "everybody", "accepted_ms", "home", "content", "index")
+    PUSH_ID_FIELD_NUMBER: _ClassVar[int]
+    APP_FIELD_NUMBER: _ClassVar[int]
+    TTL_S_FIELD_NUMBER: _ClassVar[int]
+    EVERYBODY_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_MS_FIELD_NUMBER: _ClassVar[int]
+    HOME_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    push_id: int
+    app: int
+    ttl_s: int
+    everybody: bool
+    accepted_ms: int
+    home: int
+    content: bytes
+    index: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, push_id: _Optional[int] = ..., app: _Optional[int] = ..., ttl_s: _Optional[int] = ..., everybody: bool = ..., accepted_ms: _Optional[int] = ..., home: _Optional[int] = ..., content: _Optional[bytes] = ..., index: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class EdgeDown(_message.Message):
+    __slots__ = ("edge", "start")
+    EDGE_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    edge: int
+    start: int
+    def __init__(self, edge: _Optional[int] = ..., start: _Optional[int] = ...) -> None: ...
+
+class Due(_message.Message):
+    __slots__ = ("expired", "forgotten")
+    EXPIRED_FIELD_NUMBER: _ClassVar[int]
+    FORGOTTEN_FIELD_NUMBER: _ClassVar[int]
+    expired: _containers.RepeatedScalarFieldContainer[int]
+    forgotten: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, expired: _Optional[_Iterable[int]] = ..., forgotten: _Optional[_Iterable[int]] = ...) -> None: ...
