@@ -1,0 +1,118 @@
+"""Apps: the tenants, their access key for devices and their API keys for servers.
+
+The access key is kept as it is, because the edge needs it to check an HMAC; API keys are kept as
+SHA-256 and shown once (they are 32 random bytes, so a slow hash would add nothing).
+"""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import re
+import secrets
+import time
+from typing import Final, NamedTuple
+
+from gateway.store import keys
+from gateway.store.client import Store
+from gateway.store.errors import StoreError
+
+_APP_ID: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_MAX_APPS: Final = 65_535
+_REFRESH_S: Final = 5.0
+_MISS_S: Final = 1.0
+"""An unknown app id is looked up in the store again at most this often, whoever asks."""
+
+
+class App(NamedTuple):
+    app_id: str
+    number: int
+    """u16, the app's name inside partitions."""
+    access_key: str
+    api_keys: tuple[str, ...]
+    """SHA-256 of each, hex."""
+
+    def allows(self, api_key: str) -> bool:
+        digest = hashlib.sha256(api_key.encode()).hexdigest()
+        return any([hmac.compare_digest(digest, known) for known in self.api_keys])
+
+    def __repr__(self) -> str:
+        return f"App({self.app_id!r}, {self.number})"
+
+
+class NewApp(NamedTuple):
+    """A new app with its keys; the API key is not to be had again."""
+
+    app_id: str
+    number: int
+    access_key: str
+    api_key: str
+
+    def __repr__(self) -> str:
+        return f"NewApp({self.app_id!r}, {self.number})"
+
+
+class Apps:
+    """The apps, cached: refreshed in the background, and when an unknown one is asked for."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._by_id: dict[str, App] = {}
+        self._read_at = float("-inf")
+
+    async def create(self, app_id: str) -> NewApp:
+        """Raises StoreError if the app exists or its id is not allowed."""
+        new = await self.ensure(app_id)
+        if new is None:
+            raise StoreError(f"app {app_id!r} exists already")
+        return new
+
+    async def ensure(self, app_id: str) -> NewApp | None:
+        """Create the app, or return None if it is there."""
+        if not _APP_ID.fullmatch(app_id):
+            raise StoreError(
+                f"app id {app_id!r}: 1 to 64 of a-z 0-9 . _ - are allowed, a letter or digit first"
+            )
+        access_key, api_key = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
+        digest = hashlib.sha256(api_key.encode()).hexdigest()
+        number = await self._store.run(
+            "app_create",
+            [keys.APPS, keys.APP_NUMBER],
+            [app_id, json.dumps({"access_key": access_key, "api_keys": [digest]})],
+        )
+        if number > _MAX_APPS:
+            raise StoreError(f"no more than {_MAX_APPS} apps")
+        return NewApp(app_id, number, access_key, api_key) if number else None
+
+    async def refresh(self) -> None:
+        """Read all apps."""
+        reply = await self._store.call("HGETALL", keys.APPS)
+        apps = {}
+        for raw_id, raw in zip(reply[::2], reply[1::2], strict=True):
+            fields = json.loads(raw)
+            app_id = raw_id.decode()
+            apps[app_id] = App(
+                app_id, fields["number"], fields["access_key"], tuple(fields["api_keys"])
+            )
+        self._by_id = apps
+        self._read_at = time.monotonic()
+
+    async def keep_fresh(self) -> None:
+        """Refresh for ever; what was read stands while the store is away."""
+        while True:
+            try:
+                await self.refresh()
+            except StoreError:
+                pass  # the next turn tries again
+            await asyncio.sleep(_REFRESH_S)
+
+    def get(self, app_id: str) -> App | None:
+        return self._by_id.get(app_id)
+
+    async def find(self, app_id: str) -> App | None:
+        """As `get`, but asks the store about an app that was perhaps created a moment ago."""
+        app = self._by_id.get(app_id)
+        if app is None and time.monotonic() - self._read_at > _MISS_S:
+            await self.refresh()
+            app = self._by_id.get(app_id)
+        return app

@@ -1,0 +1,298 @@
+"""A partition's log: `Producer` appends in batches, each exactly once; `LogReader` reads in order.
+
+Appending once: a producer has one call open for each partition, numbered by seq within its
+incarnation; a call whose reply was lost is repeated under the same seq and changes nothing if it
+had been executed (scripts/lib_admit.lua).
+"""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Generic, NamedTuple, TypeVar
+
+from gateway.store import keys
+from gateway.store.client import Reply, Store
+from gateway.store.errors import Fenced, ProducerFull, StoreError, StoreUnavailable, Trimmed
+from gateway.store.leases import Identity
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_RETRY_MIN_S: Final = 0.05
+_RETRY_MAX_S: Final = 2.0
+_CALLS_HIGH: Final = 400
+_CALLS_LOW: Final = 200
+"""Calls a second of one producer: above the high mark it gathers longer, below the low one shorter.
+What the store pays for is calls, not items: 60 edges x 16 partitions must not become 50,000 a second."""
+
+
+class Pace(NamedTuple):
+    """How a producer gathers items into calls."""
+
+    quiet_s: float = 0.002
+    """Gathering time when little happens."""
+    busy_s: float = 0.1
+    """Gathering time it may grow to."""
+    items: int = 512
+    """At most so many in a call."""
+    bytes: int = 1 << 20
+    """At most so many bytes of items in a call (one item may be larger)."""
+    waiting: int = 20_000
+    """At most so many items wait, over all partitions; beyond it `submit` raises ProducerFull."""
+
+
+class _Queue(Generic[Item, Result]):
+    __slots__ = ("busy", "items", "seq")
+
+    def __init__(self) -> None:
+        self.items: deque[tuple[Item, int, asyncio.Future[Result]]] = deque()
+        self.seq = 0
+        self.busy = False
+
+
+class Producer(Generic[Item, Result]):
+    """Gathers items for the partitions and has one call open for each.
+
+    `send(partition, seq, items)` makes one call of a store function and returns a result for each
+    item; it is repeated with the same arguments until its outcome is known.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[int, int, Sequence[Item]], Awaitable[Sequence[Result]]],
+        pace: Pace,
+        store: Store,
+    ) -> None:
+        self._send = send
+        self._pace = pace
+        self._store = store
+        self._queues: dict[int, _Queue[Item, Result]] = {}
+        self._gather_s = pace.quiet_s
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._calls_at = 0.0
+        self._calls = 0
+        self.waiting = 0
+        self.calls_total = 0
+        self.retries_total = 0
+        self.fenced: Fenced | None = None
+
+    def submit(self, p: int, item: Item, size: int = 0) -> asyncio.Future[Result]:
+        """Queue an item; the future is its result once it is durable.
+
+        It raises Fenced when this incarnation has been fenced off. Raises ProducerFull at once.
+        """
+        if self.waiting >= self._pace.waiting:
+            raise ProducerFull(f"{self.waiting} items wait for the store")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+        if self.fenced is not None:
+            future.set_exception(self.fenced)
+            return future
+        queue = self._queues.get(p)
+        if queue is None:
+            queue = self._queues[p] = _Queue()
+        queue.items.append((item, size, future))
+        self.waiting += 1
+        if self._timer is None:
+            self._timer = loop.call_later(self._gather_s, self._flush)
+        if len(queue.items) >= self._pace.items and not queue.busy:
+            self._start(p, queue)
+        return future
+
+    def withdraw(self, p: int, future: asyncio.Future[Result]) -> bool:
+        """Take an item back whose call has not begun; False if it is too late."""
+        queue = self._queues.get(p)
+        if queue is None:
+            return False
+        for entry in queue.items:
+            if entry[2] is future:
+                queue.items.remove(entry)
+                self.waiting -= 1
+                return True
+        return False
+
+    async def drain(self) -> None:
+        """Wait until nothing is queued or open."""
+        while self.waiting or self._tasks:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._flush()
+            if self._tasks:
+                await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+            else:
+                await asyncio.sleep(0)
+
+    def close(self) -> None:
+        """Stop; what is queued or open is cancelled."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for task in self._tasks:
+            task.cancel()
+        for queue in self._queues.values():
+            for _, _, future in queue.items:
+                future.cancel()
+            queue.items.clear()
+        self.waiting = 0
+
+    def _flush(self) -> None:
+        self._timer = None
+        for p, queue in self._queues.items():
+            if queue.items and not queue.busy:
+                self._start(p, queue)
+        self._adapt()
+
+    def _adapt(self) -> None:
+        now = asyncio.get_running_loop().time()
+        elapsed = now - self._calls_at
+        if elapsed < self._gather_s or elapsed < 0.02:
+            return
+        rate = self._calls / elapsed
+        if rate > _CALLS_HIGH:
+            self._gather_s = min(max(self._gather_s, 0.002) * 1.5, self._pace.busy_s)
+        elif rate < _CALLS_LOW:
+            self._gather_s = max(self._gather_s / 1.5, self._pace.quiet_s)
+        self._calls = 0
+        self._calls_at = now
+
+    def _start(self, p: int, queue: _Queue[Item, Result]) -> None:
+        batch: list[tuple[Item, int, asyncio.Future[Result]]] = []
+        size = 0
+        while queue.items and len(batch) < self._pace.items:
+            if batch and size + queue.items[0][1] > self._pace.bytes:
+                break
+            entry = queue.items.popleft()
+            size += entry[1]
+            batch.append(entry)
+        queue.busy = True
+        queue.seq += 1
+        self._calls += 1
+        self.calls_total += 1
+        task = asyncio.create_task(self._run(p, queue, queue.seq, batch))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(
+        self,
+        p: int,
+        queue: _Queue[Item, Result],
+        seq: int,
+        batch: list[tuple[Item, int, asyncio.Future[Result]]],
+    ) -> None:
+        try:
+            results = await self._until_known(p, seq, [item for item, _, _ in batch])
+        except StoreError as error:
+            if isinstance(error, Fenced):
+                self.fenced = error
+            for _, _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+        else:
+            for (_, _, future), result in zip(batch, results, strict=True):
+                if not future.done():
+                    future.set_result(result)
+        finally:
+            self.waiting -= len(batch)
+            queue.busy = False
+            for _, _, future in batch:
+                future.cancel()  # only what a cancelled call left open
+        if queue.items and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._gather_s, self._flush)
+
+    async def _until_known(self, p: int, seq: int, items: list[Item]) -> Sequence[Result]:
+        delay = _RETRY_MIN_S
+        while True:
+            try:
+                return await self._send(p, seq, items)
+            except StoreUnavailable:
+                self.retries_total += 1
+                await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+                delay = min(delay * 2, _RETRY_MAX_S)
+                await self._store.wait_up()
+
+
+def record_producer(
+    store: Store, identity: Identity, channel: str, pace: Pace
+) -> Producer[bytes, bytes]:
+    """A producer whose items are encoded parts of a log.Record; the result is the entry's id."""
+
+    async def send(p: int, seq: int, items: Sequence[bytes]) -> list[bytes]:
+        reply = await store.run(
+            "append",
+            [keys.log(p), keys.producers(p)],
+            [identity.number, channel, identity.start, seq, b"".join(items)],
+        )
+        return [reply] * len(items)
+
+    return Producer(send, pace, store)
+
+
+class Entry(NamedTuple):
+    """One entry of a log."""
+
+    partition: int
+    position: str
+    """Stream id, "ms-seq"; ms is the store's clock."""
+    record: bytes
+
+
+def position_key(position: str) -> tuple[int, int]:
+    """A stream id as something that compares in log order."""
+    ms, _, seq = position.partition("-")
+    return int(ms), int(seq or 0)
+
+
+class LogReader:
+    """Reads the logs of several partitions in order, over a blocking connection of its own."""
+
+    def __init__(self, store: Store, *, count: int = 256, block_ms: int = 1000) -> None:
+        self._store = store
+        self._count = count
+        self._block_ms = block_ms
+        self.cursors: dict[int, str] = {}
+        """Position up to which each partition has been read."""
+
+    async def read(self) -> list[Entry]:
+        """The next entries, in log order within a partition; none after block_ms.
+
+        Raises Trimmed (with the partition as argument) when entries that were not read have been
+        trimmed away: XREAD itself returns the next entry and says nothing.
+        """
+        partitions = list(self.cursors)
+        if not partitions:
+            await asyncio.sleep(self._block_ms / 1000)
+            return []
+        asked = dict(self.cursors)
+        reading = self._store.call(
+            "XREAD", "COUNT", self._count, "BLOCK", self._block_ms, "STREAMS",
+            *[keys.log(p) for p in partitions],
+            *[asked[p] for p in partitions],
+        )  # fmt: skip
+        checking = self._store.call("MGET", *[keys.trimmed(p) for p in partitions])
+        reply, trimmed = await asyncio.gather(reading, checking)
+        for p, position in zip(partitions, trimmed, strict=True):
+            if position and position_key(position.decode()) > position_key(asked[p]):
+                raise Trimmed(p)
+        return self._entries(reply, asked)
+
+    def _entries(self, reply: Reply, asked: dict[int, str]) -> list[Entry]:
+        entries = []
+        for name, rows in reply or ():
+            p = int(name[1 : name.index(b"}")])
+            if self.cursors.get(p) != asked[p]:
+                continue  # given up, or rewound, while we were reading
+            for raw_id, fields in rows:
+                entries.append(Entry(p, raw_id.decode(), fields[1]))
+            self.cursors[p] = entries[-1].position
+        return entries
+
+
+async def tail(store: Store, p: int) -> str:
+    """Position of the last entry of a log; "0-0" if it never had one."""
+    rows = await store.call("XREVRANGE", keys.log(p), "+", "-", "COUNT", 1)
+    if rows:
+        return str(rows[0][0].decode())
+    trimmed = await store.call("GET", keys.trimmed(p))
+    return trimmed.decode() if trimmed else "0-0"

@@ -1,0 +1,171 @@
+"""Accepting pushes in the store: one append where one partition is concerned, else a push record."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from gateway.store import keys
+from gateway.store.client import Argument, Store
+from gateway.store.leases import Identity
+from gateway.store.log import Pace, Producer
+
+
+class PushPart(NamedTuple):
+    """What one partition's log gets of a push."""
+
+    push_id: int
+    app: int
+    push: bytes
+    """columba.log.Push without indexes and content, encoded."""
+    indexes: bytes
+    """u32 LE each; empty with everybody."""
+    content: bytes
+    """columba.device.Content; empty where it stands in a push record."""
+
+
+def push_producer(store: Store, identity: Identity, pace: Pace) -> Producer[PushPart, bytes]:
+    """Appends parts of pushes; the result names the indexes (u32 LE each) the app does not have."""
+
+    async def send(p: int, seq: int, items: Sequence[PushPart]) -> Sequence[bytes]:
+        args: list[Argument] = [identity.number, "p" + identity.role[0], identity.start, seq]
+        for part in items:
+            args += (str(part.push_id), part.app, part.push, part.indexes, part.content)
+        unknown: Sequence[bytes] = await store.run(
+            "push", [keys.log(p), keys.producers(p), keys.apps(p), keys.content(p)], args
+        )
+        return unknown
+
+    return Producer(send, pace, store)
+
+
+class Claim(NamedTuple):
+    """An idempotency key as it stands in the store."""
+
+    key_digest: str
+    body_digest: str
+    answer: bytes
+    kept_s: int
+
+
+def claim_digest(app: int, key: str) -> str:
+    """SHA-256 over app number and idempotency key, hex."""
+    return hashlib.sha256(app.to_bytes(2, "big") + key.encode()).hexdigest()
+
+
+class PushRecord(NamedTuple):
+    """A push that concerns several partitions, as its home keeps it."""
+
+    push_id: int
+    app: int
+    ttl_s: int
+    everybody: bool
+    content: bytes
+    targets: Mapping[int, bytes]
+    """partition -> indexes (u32 LE each; empty with everybody)"""
+
+
+class Winner(NamedTuple):
+    """The call that claimed an idempotency key before."""
+
+    push_id: int
+    body_digest: str
+    answer: bytes
+
+
+_KEPT_AFTER_EXPIRY_S = 3600
+"""A push record outlives its push by this much, for a reader that is behind."""
+
+
+async def accept(
+    store: Store, home: int, record: PushRecord, claim: Claim | None
+) -> tuple[int, None] | tuple[None, Winner]:
+    """Claim and accept in one step: (accepted_ms, None), or (None, who came first).
+
+    A repetition under the same push id after a lost reply gives the first call's time.
+    """
+    record_key = keys.push_record(home, record.push_id)
+    args: list[Argument] = [
+        str(record.push_id),
+        claim.body_digest if claim else "",
+        claim.answer if claim else "",
+        (claim.kept_s if claim else 0) * 1000,
+        (record.ttl_s + _KEPT_AFTER_EXPIRY_S) * 1000,
+        record.app,
+        record.ttl_s,
+        int(record.everybody),
+        record.content,
+    ]
+    for p, indexes in record.targets.items():
+        args += (p, indexes)
+    idem_key = keys.idempotency(home, claim.key_digest) if claim else record_key
+    done, value = await store.run("accept", [record_key, keys.fanouts(home), idem_key], args)
+    if done:
+        return int(value), None
+    push_id, body_digest, answer = value.split(b" ", 2)
+    if int(push_id) == record.push_id:  # our own, repeated after a lost reply
+        accepted = await store.call("HGET", record_key, "accepted_ms")
+        return int(accepted or 0), None
+    return None, Winner(int(push_id), body_digest.decode(), answer)
+
+
+async def fanout_done(store: Store, home: int, push_id: int, partitions: Sequence[int]) -> int:
+    """Note partitions as reached; returns how many are left."""
+    return int(
+        await store.run(
+            "fanout_done",
+            [keys.push_record(home, push_id), keys.fanouts(home)],
+            [str(push_id), *partitions],
+        )
+    )
+
+
+async def overdue_fanouts(store: Store, home: int, before_ms: int, count: int = 100) -> list[int]:
+    """Pushes accepted before `before_ms` that have partitions left."""
+    rows = await store.call(
+        "ZRANGEBYSCORE", keys.fanouts(home), "-inf", before_ms, "LIMIT", 0, count
+    )
+    return [int(row) for row in rows]
+
+
+async def read_record(store: Store, home: int, push_id: int) -> tuple[PushRecord, int] | None:
+    """The record with the partitions that are left, and accepted_ms; None if it has expired."""
+    flat = await store.call("HGETALL", keys.push_record(home, push_id))
+    if not flat:
+        return None
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    targets = {int(name[2:]): value for name, value in fields.items() if name.startswith(b"t:")}
+    record = PushRecord(
+        push_id=push_id,
+        app=int(fields[b"app"]),
+        ttl_s=int(fields[b"ttl_s"]),
+        everybody=fields[b"everybody"] == b"1",
+        content=fields[b"content"],
+        targets=targets,
+    )
+    return record, int(fields[b"accepted_ms"])
+
+
+async def record_content(store: Store, home: int, push_id: int) -> bytes | None:
+    """Content of a push whose record stands at `home`."""
+    content: bytes | None = await store.call("HGET", keys.push_record(home, push_id), "content")
+    return content
+
+
+async def contents(store: Store, p: int, push_ids: Sequence[int]) -> list[bytes | None]:
+    """Contents of pushes that live in partition `p` alone."""
+    if not push_ids:
+        return []
+    found: list[bytes | None] = await store.call("HMGET", keys.content(p), *map(str, push_ids))
+    return found
+
+
+async def drop_contents(store: Store, p: int, push_ids: Sequence[int]) -> None:
+    """Forget the contents of pushes that are final."""
+    if push_ids:
+        await store.call("HDEL", keys.content(p), *map(str, push_ids))
+
+
+async def unknown_devices(store: Store, p: int, app: int, indexes: bytes) -> bytes:
+    """Those of `indexes` (u32 LE each) that the app does not have in partition `p`."""
+    unknown: bytes = await store.run("known", [keys.apps(p)], [app, indexes])
+    return unknown

@@ -1,0 +1,22 @@
+-- Admission of an append, shared by all scripts that write a log.
+-- A producer is number + channel; its incarnation is a start, its calls are counted by seq.
+-- Returns true for a new call, false for a repetition; raises FENCED.
+-- u64 values stay strings; starts and seqs are counters below 2^53 and fit a double.
+
+local function admit(producers, number, channel, start, seq)
+  local got = redis.call('HMGET', producers, number .. '!', number .. channel)
+  if got[1] and tonumber(start) <= tonumber(got[1]) then
+    return nil
+  end
+  if got[2] then
+    local last_start, last_seq = string.match(got[2], '^(%d+) (%d+)$')
+    if tonumber(start) < tonumber(last_start) then
+      return nil
+    end
+    if tonumber(start) == tonumber(last_start) and tonumber(seq) <= tonumber(last_seq) then
+      return false
+    end
+  end
+  redis.call('HSET', producers, number .. channel, start .. ' ' .. seq)
+  return true
+end
