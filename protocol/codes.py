@@ -125,7 +125,8 @@ HEARTBEAT_MIN_S: Final = 1
 HEARTBEAT_MAX_S: Final = 600
 """Bounds of the declared interval. Tencent mars probes up to 580 s."""
 CLOCK_SKEW_MS: Final = 300_000
-"""How far a registration's time may be from the server's; nonces are remembered that long."""
+"""How far a registration's time may be from the server's, either way. A time may be that far ahead and
+is good until it is that far behind, so a nonce is remembered for twice as long."""
 INSTALLATION_ID_BYTES: Final = 16
 NONCE_BYTES: Final = 16
 ACCESS_KEY_CONTEXT: Final = b"columba registration v1"

@@ -72,7 +72,7 @@ def split(buffer: bytes, limit: int) -> tuple[list[Frame], int]:
     return frames, at
 
 
-def _long_length(buffer: bytes, at: int, end: int) -> tuple[int, int] | None:
+def _long_length(buffer: bytes | bytearray, at: int, end: int) -> tuple[int, int] | None:
     """(length, position behind it) of a varint of two to four bytes, or None if it is incomplete."""
     length = 0
     for i in range(MAX_LENGTH_BYTES):
@@ -85,6 +85,24 @@ def _long_length(buffer: bytes, at: int, end: int) -> tuple[int, int] | None:
     raise RemoteProtocolError(
         f"frame length of more than {MAX_LENGTH_BYTES} bytes", CloseCode.FRAME_TOO_LARGE
     )
+
+
+def needed(buffer: bytes | bytearray) -> int:
+    """How many bytes the frame that begins `buffer` has in all; one more than there are if its header is cut.
+
+    For a reader that wants to wait for a whole frame without parsing again at every chunk.
+    """
+    end = len(buffer)
+    if end < 2:
+        return end + 1
+    length = buffer[1]
+    start = 2
+    if length >= 0x80:
+        parsed = _long_length(buffer, 1, end)
+        if parsed is None:
+            return end + 1
+        length, start = parsed
+    return start + length
 
 
 class FrameBuffer:

@@ -4,7 +4,7 @@ A device id is a u64: partition << 32 | index. A push id is a u64, ordered by ti
 
     bits 63-29  sixteenths of a second since 2025-01-01T00:00Z, by the store's clock
     bits 28-21  leased number of the process that drew it
-    bit  20-11  its counter within that sixteenth (it may run ahead into later ones)
+    bits 20-11  its counter within that sixteenth (it may run ahead into later ones)
     bit  10     1: several partitions, or a push record; 0: one partition
     bits  9-0   that partition, or the one that keeps the push record
 """

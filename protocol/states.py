@@ -83,6 +83,13 @@ TABLE: Final[dict[tuple[Side, State, Kind], State]] = {
 }
 
 
+_SKIPS: Final = frozenset(
+    {(side, state) for side in Side for state in (State.GREETED, State.OPEN, State.LEAVING)}
+    | {(Side.DEVICE, State.CLOSED)}  # sent before the edge had the BYE
+)
+"""Where an optional frame of an unknown kind is skipped. Not before HELLO: that byte is the door."""
+
+
 def _received(side: Side, kind: int) -> bool:
     return (kind in UPWARD) == (side is Side.EDGE)
 
@@ -94,7 +101,7 @@ def on_received(side: Side, state: State, kind: int) -> State | None:
     """
     after = TABLE.get((side, state, kind)) if _received(side, kind) else None  # type: ignore[arg-type]
     if after is None:
-        if kind & OPTIONAL_BIT and state in (State.OPEN, State.LEAVING, State.GREETED):
+        if kind & OPTIONAL_BIT and (side, state) in _SKIPS:
             return None
         raise RemoteProtocolError(
             f"{_name(kind)} is not allowed in state {state.name}", CloseCode.PROTOCOL_ERROR

@@ -58,6 +58,7 @@ class Apps:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._by_id: dict[str, App] = {}
+        self._by_key: dict[str, App] = {}
         self._read_at = float("-inf")
 
     async def create(self, app_id: str) -> NewApp:
@@ -95,6 +96,7 @@ class Apps:
                 app_id, fields["number"], fields["access_key"], tuple(fields["api_keys"])
             )
         self._by_id = apps
+        self._by_key = {digest: app for app in apps.values() for digest in app.api_keys}
         self._read_at = time.monotonic()
 
     async def keep_fresh(self) -> None:
@@ -108,6 +110,10 @@ class Apps:
 
     def get(self, app_id: str) -> App | None:
         return self._by_id.get(app_id)
+
+    def of_key(self, api_key: str) -> App | None:
+        """An app that this API key opens. The key's SHA-256 is looked up: its timing tells nothing."""
+        return self._by_key.get(hashlib.sha256(api_key.encode()).hexdigest())
 
     async def find(self, app_id: str) -> App | None:
         """As `get`, but asks the store about an app that was perhaps created a moment ago."""

@@ -46,10 +46,9 @@ class Store:
     whose reply was lost: their outcome is unknown, repeat them under their seq.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = 5.0, blocking: bool = False) -> None:
+    def __init__(self, url: str, *, timeout_s: float = 5.0) -> None:
         self.url = url
         self._timeout_s = timeout_s
-        self._blocking = blocking
         self._connection: Connection | UnixDomainSocketConnection | None = None
         self._out: list[bytes] = []
         self._wake = asyncio.Event()
@@ -63,9 +62,9 @@ class Store:
         """Connections lost so far."""
 
     @classmethod
-    async def connect(cls, url: str, *, timeout_s: float = 5.0, blocking: bool = False) -> Self:
-        """Connect once; StoreUnavailable if that fails. `blocking`: for XREAD BLOCK, no time-out."""
-        store = cls(url, timeout_s=timeout_s, blocking=blocking)
+    async def connect(cls, url: str, *, timeout_s: float = 5.0) -> Self:
+        """Connect once; StoreUnavailable if that fails."""
+        store = cls(url, timeout_s=timeout_s)
         store._task = asyncio.create_task(store._keep())
         try:
             async with asyncio.timeout(timeout_s):
@@ -75,9 +74,20 @@ class Store:
             raise StoreUnavailable(f"the store at {url} does not answer: {error}") from error
         return store
 
-    async def another(self, *, blocking: bool = False) -> "Store":
-        """A further connection to the same store."""
-        return await Store.connect(self.url, timeout_s=self._timeout_s, blocking=blocking)
+    @classmethod
+    async def connect_patiently(cls, url: str, *, timeout_s: float = 5.0) -> Self:
+        """As `connect`, again and again: the store may start after us."""
+        delay = _RECONNECT_MIN_S
+        while True:
+            try:
+                return await cls.connect(url, timeout_s=timeout_s)
+            except StoreUnavailable:
+                await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+                delay = min(delay * 2, _RECONNECT_MAX_S)
+
+    async def another(self) -> "Store":
+        """A further connection to the same store, such as one for blocking reads (below timeout_s)."""
+        return await Store.connect(self.url, timeout_s=self._timeout_s)
 
     @property
     def up(self) -> bool:
@@ -132,8 +142,7 @@ class Store:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._write())
                     group.create_task(self._read())
-                    if not self._blocking:
-                        group.create_task(self._watch())
+                    group.create_task(self._watch())
                 continue
             except* AuthenticationError as failure:
                 error = StoreError(f"the store refused our credentials: {failure.exceptions[0]}")

@@ -11,10 +11,14 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Generic, NamedTuple, TypeVar
 
+import structlog
+
 from gateway.store import keys
 from gateway.store.client import Reply, Store
 from gateway.store.errors import Fenced, ProducerFull, StoreError, StoreUnavailable, Trimmed
 from gateway.store.leases import Identity
+
+_log = structlog.get_logger("columba.store")
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -42,11 +46,15 @@ class Pace(NamedTuple):
     """At most so many items wait, over all partitions; beyond it `submit` raises ProducerFull."""
 
 
+_Entry = tuple[Item, int, asyncio.Future[Result] | None]
+"""item, size in bytes, the future of its result (None: the batch's callback hears of it)"""
+
+
 class _Queue(Generic[Item, Result]):
     __slots__ = ("busy", "items", "seq")
 
     def __init__(self) -> None:
-        self.items: deque[tuple[Item, int, asyncio.Future[Result]]] = deque()
+        self.items: deque[_Entry[Item, Result]] = deque()
         self.seq = 0
         self.busy = False
 
@@ -55,7 +63,9 @@ class Producer(Generic[Item, Result]):
     """Gathers items for the partitions and has one call open for each.
 
     `send(partition, seq, items)` makes one call of a store function and returns a result for each
-    item; it is repeated with the same arguments until its outcome is known.
+    item; it is repeated with the same arguments until its outcome is known. `wanted(item)` is asked
+    when a call is put together: items that nobody waits for any more are left out. `done(partition,
+    items, results)` hears of each call that is durable.
     """
 
     def __init__(
@@ -63,8 +73,13 @@ class Producer(Generic[Item, Result]):
         send: Callable[[int, int, Sequence[Item]], Awaitable[Sequence[Result]]],
         pace: Pace,
         store: Store,
+        *,
+        wanted: Callable[[Item], bool] | None = None,
+        done: Callable[[int, Sequence[Item], Sequence[Result]], None] | None = None,
     ) -> None:
         self._send = send
+        self._wanted = wanted
+        self._done = done
         self._pace = pace
         self._store = store
         self._queues: dict[int, _Queue[Item, Result]] = {}
@@ -85,33 +100,28 @@ class Producer(Generic[Item, Result]):
         """
         if self.waiting >= self._pace.waiting:
             raise ProducerFull(f"{self.waiting} items wait for the store")
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Result] = loop.create_future()
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         if self.fenced is not None:
             future.set_exception(self.fenced)
             return future
+        self._queue(p, (item, size, future))
+        return future
+
+    def put(self, p: int, item: Item, size: int = 0) -> None:
+        """Queue an item that only `done` hears of. Not bounded here: the caller's own bound holds."""
+        if self.fenced is None:
+            self._queue(p, (item, size, None))
+
+    def _queue(self, p: int, entry: _Entry[Item, Result]) -> None:
         queue = self._queues.get(p)
         if queue is None:
             queue = self._queues[p] = _Queue()
-        queue.items.append((item, size, future))
+        queue.items.append(entry)
         self.waiting += 1
         if self._timer is None:
-            self._timer = loop.call_later(self._gather_s, self._flush)
+            self._timer = asyncio.get_running_loop().call_later(self._gather_s, self._flush)
         if len(queue.items) >= self._pace.items and not queue.busy:
             self._start(p, queue)
-        return future
-
-    def withdraw(self, p: int, future: asyncio.Future[Result]) -> bool:
-        """Take an item back whose call has not begun; False if it is too late."""
-        queue = self._queues.get(p)
-        if queue is None:
-            return False
-        for entry in queue.items:
-            if entry[2] is future:
-                queue.items.remove(entry)
-                self.waiting -= 1
-                return True
-        return False
 
     async def drain(self) -> None:
         """Wait until nothing is queued or open."""
@@ -133,9 +143,14 @@ class Producer(Generic[Item, Result]):
             task.cancel()
         for queue in self._queues.values():
             for _, _, future in queue.items:
-                future.cancel()
+                if future is not None:
+                    future.cancel()
             queue.items.clear()
         self.waiting = 0
+
+    def leftovers(self) -> list[tuple[int, Item]]:
+        """Items still queued, by partition: for the incarnation that takes over after Fenced."""
+        return [(p, item) for p, q in self._queues.items() for item, _, _ in q.items]
 
     def _flush(self) -> None:
         self._timer = None
@@ -158,14 +173,9 @@ class Producer(Generic[Item, Result]):
         self._calls_at = now
 
     def _start(self, p: int, queue: _Queue[Item, Result]) -> None:
-        batch: list[tuple[Item, int, asyncio.Future[Result]]] = []
-        size = 0
-        while queue.items and len(batch) < self._pace.items:
-            if batch and size + queue.items[0][1] > self._pace.bytes:
-                break
-            entry = queue.items.popleft()
-            size += entry[1]
-            batch.append(entry)
+        batch = self._take(queue)
+        if not batch:
+            return
         queue.busy = True
         queue.seq += 1
         self._calls += 1
@@ -174,30 +184,48 @@ class Producer(Generic[Item, Result]):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def _take(self, queue: _Queue[Item, Result]) -> list[_Entry[Item, Result]]:
+        """The next call's items, within its bounds."""
+        batch: list[_Entry[Item, Result]] = []
+        size = 0
+        wanted = self._wanted
+        while queue.items and len(batch) < self._pace.items:
+            if batch and size + queue.items[0][1] > self._pace.bytes:
+                break
+            entry = queue.items.popleft()
+            if wanted is not None and not wanted(entry[0]):
+                self.waiting -= 1
+                continue
+            size += entry[1]
+            batch.append(entry)
+        return batch
+
     async def _run(
-        self,
-        p: int,
-        queue: _Queue[Item, Result],
-        seq: int,
-        batch: list[tuple[Item, int, asyncio.Future[Result]]],
+        self, p: int, queue: _Queue[Item, Result], seq: int, batch: list[_Entry[Item, Result]]
     ) -> None:
+        items = [item for item, _, _ in batch]
         try:
-            results = await self._until_known(p, seq, [item for item, _, _ in batch])
+            results = await self._until_known(p, seq, items)
         except StoreError as error:
             if isinstance(error, Fenced):
                 self.fenced = error
             for _, _, future in batch:
-                if not future.done():
+                if future is not None and not future.done():
                     future.set_exception(error)
+            if not any(future for _, _, future in batch):
+                _log.error("records not appended", partition=p, items=len(batch), reason=str(error))
         else:
+            if self._done is not None:
+                self._done(p, items, results)
             for (_, _, future), result in zip(batch, results, strict=True):
-                if not future.done():
+                if future is not None and not future.done():
                     future.set_result(result)
         finally:
             self.waiting -= len(batch)
             queue.busy = False
             for _, _, future in batch:
-                future.cancel()  # only what a cancelled call left open
+                if future is not None:
+                    future.cancel()  # only what a cancelled call left open
         if queue.items and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._gather_s, self._flush)
 

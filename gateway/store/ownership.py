@@ -5,6 +5,7 @@ from typing import Final
 
 from gateway.store import keys
 from gateway.store.client import Store
+from gateway.store.leases import Identity
 
 _SWEEP: Final = 500
 """Session entries removed in one call: bounds how long the store is busy with it."""
@@ -38,6 +39,37 @@ async def declare_edge_down(
             [edge, start, record, fence],
         )
     )
+
+
+async def append_as_owner(
+    store: Store, p: int, identity: Identity, *, fence: int, seq: int, record: bytes
+) -> None:
+    """Append a record of the owner's own (timers that fired), once. Fenced, StoreUnavailable."""
+    await store.run(
+        "owner_append",
+        [keys.log(p), keys.producers(p), keys.owner(p)],
+        [identity.number, "o", identity.start, seq, record, fence],
+    )
+
+
+async def sessions_of(store: Store, p: int, edge: int, start: int) -> list[int]:
+    """Device indexes whose session entry names this edge (starts up to `start`). Reads them all."""
+    found: list[int] = []
+    cursor: bytes | int = 0
+    while True:
+        cursor, rows = await store.call("HSCAN", keys.sessions(p), cursor, "COUNT", _SWEEP)
+        for index, entry in zip(rows[::2], rows[1::2], strict=True):
+            _, its_edge, its_start, *_ = entry.split(b" ")
+            if int(its_edge) == edge and int(its_start) <= start:
+                found.append(int(index))
+        if int(cursor) == 0:
+            return found
+
+
+async def session_epoch(store: Store, p: int, index: int) -> int:
+    """Epoch of a device's session, 0 if it is offline."""
+    entry = await store.call("HGET", keys.sessions(p), index)
+    return int(entry.split(b" ", 1)[0]) if entry else 0
 
 
 async def sweep_sessions(

@@ -159,6 +159,17 @@ async def contents(store: Store, p: int, push_ids: Sequence[int]) -> list[bytes 
     return found
 
 
+async def content_ids(store: Store, p: int) -> list[int]:
+    """Pushes whose content is kept in partition `p`."""
+    found: list[int] = []
+    cursor: bytes | int = 0
+    while True:
+        cursor, rows = await store.call("HSCAN", keys.content(p), cursor, "COUNT", 1000)
+        found += [int(push_id) for push_id in rows[::2]]
+        if int(cursor) == 0:
+            return found
+
+
 async def drop_contents(store: Store, p: int, push_ids: Sequence[int]) -> None:
     """Forget the contents of pushes that are final."""
     if push_ids:

@@ -91,3 +91,50 @@ class Due(_message.Message):
     expired: _containers.RepeatedScalarFieldContainer[int]
     forgotten: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, expired: _Optional[_Iterable[int]] = ..., forgotten: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class CampaignState(_message.Message):
+    __slots__ = ("push_id", "app", "ttl_s", "accepted_ms", "home", "in_record", "order", "targeted", "marks")
+    class MarksEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: bytes
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[bytes] = ...) -> None: ...
+    PUSH_ID_FIELD_NUMBER: _ClassVar[int]
+    APP_FIELD_NUMBER: _ClassVar[int]
+    TTL_S_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_MS_FIELD_NUMBER: _ClassVar[int]
+    HOME_FIELD_NUMBER: _ClassVar[int]
+    IN_RECORD_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    TARGETED_FIELD_NUMBER: _ClassVar[int]
+    MARKS_FIELD_NUMBER: _ClassVar[int]
+    push_id: int
+    app: int
+    ttl_s: int
+    accepted_ms: int
+    home: int
+    in_record: bool
+    order: int
+    targeted: bytes
+    marks: _containers.ScalarMap[int, bytes]
+    def __init__(self, push_id: _Optional[int] = ..., app: _Optional[int] = ..., ttl_s: _Optional[int] = ..., accepted_ms: _Optional[int] = ..., home: _Optional[int] = ..., in_record: bool = ..., order: _Optional[int] = ..., targeted: _Optional[bytes] = ..., marks: _Optional[_Mapping[int, bytes]] = ...) -> None: ...
+
+class SingleStates(_message.Message):
+    __slots__ = ("push_id", "app", "ttl_s", "accepted_ms", "order", "index", "marks")
+    PUSH_ID_FIELD_NUMBER: _ClassVar[int]
+    APP_FIELD_NUMBER: _ClassVar[int]
+    TTL_S_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_MS_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    MARKS_FIELD_NUMBER: _ClassVar[int]
+    push_id: _containers.RepeatedScalarFieldContainer[int]
+    app: _containers.RepeatedScalarFieldContainer[int]
+    ttl_s: _containers.RepeatedScalarFieldContainer[int]
+    accepted_ms: _containers.RepeatedScalarFieldContainer[int]
+    order: _containers.RepeatedScalarFieldContainer[int]
+    index: _containers.RepeatedScalarFieldContainer[int]
+    marks: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, push_id: _Optional[_Iterable[int]] = ..., app: _Optional[_Iterable[int]] = ..., ttl_s: _Optional[_Iterable[int]] = ..., accepted_ms: _Optional[_Iterable[int]] = ..., order: _Optional[_Iterable[int]] = ..., index: _Optional[_Iterable[int]] = ..., marks: _Optional[_Iterable[int]] = ...) -> None: ...

@@ -42,6 +42,22 @@ class Refused(_message.Message):
     slow: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, delivery: _Optional[int] = ..., gone: _Optional[_Iterable[int]] = ..., slow: _Optional[_Iterable[int]] = ...) -> None: ...
 
+class Replaced(_message.Message):
+    __slots__ = ("sessions",)
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    sessions: _containers.RepeatedCompositeFieldContainer[ReplacedSession]
+    def __init__(self, sessions: _Optional[_Iterable[_Union[ReplacedSession, _Mapping]]] = ...) -> None: ...
+
+class ReplacedSession(_message.Message):
+    __slots__ = ("partition", "index", "epoch")
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    partition: int
+    index: int
+    epoch: int
+    def __init__(self, partition: _Optional[int] = ..., index: _Optional[int] = ..., epoch: _Optional[int] = ...) -> None: ...
+
 class CountsRequest(_message.Message):
     __slots__ = ("push_id",)
     PUSH_ID_FIELD_NUMBER: _ClassVar[int]

@@ -2,8 +2,9 @@
 -- KEYS  1 {p}:log  2 {p}:producers  3 {p}:sessions  4 {p}:counters  5 {p}:installs  6 {p}:apps
 --       7 {p}:nonces
 -- ARGV  1 edge number  2 channel  3 start  4 seq  5 ms a nonce is remembered  6 number of ups
---       then for each up:   row, connection, app number, kind, device, nonce
+--       then for each up:   row, connection, app number, kind, device, nonce, prior
 --         kind 't': a token; device = index (decimal). kind 'r': a registration; device = installation id
+--         prior = epoch of the session that this one continues (an edge under a new number), or 0
 --       then for each down: index, epoch
 -- Returns 13 bytes for each up: status (1), index (u32 LE), value (u64 LE).
 --   status 0 registered, value = epoch; 1 a connection at least as new is registered, value = its
@@ -67,7 +68,7 @@ local function find_device(kind, device, app, nonce)
   return index
 end
 
-local function register(row, connection, app, kind, device, nonce)
+local function register(row, connection, app, kind, device, nonce, prior)
   local index, status = find_device(kind, device, app, nonce)
   if not index then
     return answer(status, 0, 0)
@@ -79,7 +80,7 @@ local function register(row, connection, app, kind, device, nonce)
     if s_edge == edge and s_start == start and s_row == row then
       return answer(0, index, tonumber(s_epoch))
     end
-    if tonumber(s_connection) >= tonumber(connection) then
+    if tonumber(s_connection) >= tonumber(connection) and s_epoch ~= prior then
       return answer(1, index, tonumber(s_connection))
     end
   end
@@ -97,8 +98,9 @@ end
 
 local at = 7
 for _ = 1, tonumber(ARGV[6]) do
-  register(ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), ARGV[at + 3], ARGV[at + 4], ARGV[at + 5])
-  at = at + 6
+  register(ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), ARGV[at + 3], ARGV[at + 4],
+    ARGV[at + 5], ARGV[at + 6])
+  at = at + 7
 end
 
 local down = {}

@@ -1,0 +1,27 @@
+"""The device's idea of the time, mended by the server's."""
+
+from collections.abc import Callable
+
+
+class DeviceClock:
+    """Milliseconds since the Unix epoch, as the service counts them.
+
+    A device whose clock is a day wrong would drop messages as expired that are not. So the
+    server's time, where one is known, is kept as an offset (persisted with the device's state),
+    and within a run the wall clock is read once: later changes of it do not matter.
+    """
+
+    def __init__(
+        self, wall_s: Callable[[], float], monotonic_s: Callable[[], float], offset_ms: int
+    ) -> None:
+        self._monotonic_s = monotonic_s
+        self._started_ms = int(wall_s() * 1000 - monotonic_s() * 1000)
+        self.offset_ms = offset_ms
+
+    def now_ms(self) -> int:
+        return max(0, self._started_ms + int(self._monotonic_s() * 1000) + self.offset_ms)
+
+    def on_server_time(self, server_ms: int) -> None:
+        """The server said what time it is, in WELCOME or with WRONG_CLOCK; 0 says nothing."""
+        if 0 < server_ms < 1 << 53:  # what is above is no time, and would not fit the journal
+            self.offset_ms += server_ms - self.now_ms()

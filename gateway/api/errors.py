@@ -1,0 +1,126 @@
+"""Every error an app server can get: one table, which docs/http-api.md repeats for its readers.
+
+An errno is the HTTP status followed by two digits. Numbers are never reused: callers compare them.
+"""
+
+import random
+import secrets
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+import msgspec
+
+
+class Errno(IntEnum):
+    NOT_JSON = 40001
+    FIELD = 40002
+    NO_CONTENT = 40003
+    TTL = 40004
+    DEVICES = 40005
+    IDEMPOTENCY_KEY = 40006
+    ID = 40007
+    NO_KEY = 40101
+    WRONG_KEY = 40102
+    NO_ROUTE = 40400
+    NO_APP = 40401
+    NO_PUSH = 40402
+    NO_DEVICE = 40403
+    METHOD = 40501
+    CONFLICT = 40901
+    BODY_TOO_LARGE = 41301
+    CONTENT_TOO_LARGE = 41302
+    INTERNAL = 50001
+    BUSY = 50301
+    STORE_AWAY = 50302
+    DISPATCH_AWAY = 50303
+    NOT_COUNTED_YET = 50304
+    STARTING = 50305
+
+
+class Meaning(NamedTuple):
+    status: str
+    """The word of google.rpc.Code."""
+    advice: str
+    """What happened and what the caller does next."""
+    retry_ms: int = 0
+    """About when it is worth trying again; 0 = not as it stands."""
+
+
+MEANINGS: Final[dict[Errno, Meaning]] = {
+    Errno.NOT_JSON: Meaning("INVALID_ARGUMENT", "the body is not JSON in UTF-8"),
+    Errno.FIELD: Meaning(
+        "INVALID_ARGUMENT", "a field is missing, unknown or of another type; the message names it"
+    ),
+    Errno.NO_CONTENT: Meaning(
+        "INVALID_ARGUMENT", "give a notification with some text, or data, or both"
+    ),
+    Errno.TTL: Meaning(
+        "INVALID_ARGUMENT", "ttl is in seconds, from 0 to the limit the message names"
+    ),
+    Errno.DEVICES: Meaning(
+        "INVALID_ARGUMENT", "name at least one device and at most as many as the message says"
+    ),
+    Errno.IDEMPOTENCY_KEY: Meaning(
+        "INVALID_ARGUMENT",
+        "an idempotency key has 1 to 128 characters; give it in the body or the header, or the "
+        "same in both",
+    ),
+    Errno.ID: Meaning("INVALID_ARGUMENT", "the id in the path is not a decimal number"),
+    Errno.NO_KEY: Meaning("UNAUTHENTICATED", "send the header Authorization: Bearer <API key>"),
+    Errno.WRONG_KEY: Meaning("UNAUTHENTICATED", "this API key is not known here; check it"),
+    Errno.NO_ROUTE: Meaning("NOT_FOUND", "there is no such address; /docs lists them"),
+    Errno.NO_APP: Meaning("NOT_FOUND", "the app does not exist, or this key is not one of its"),
+    Errno.NO_PUSH: Meaning("NOT_FOUND", "this app has no such push, or it is no longer kept"),
+    Errno.NO_DEVICE: Meaning("NOT_FOUND", "this app has no such device"),
+    Errno.METHOD: Meaning("UNIMPLEMENTED", "this address does not take this method"),
+    Errno.CONFLICT: Meaning(
+        "ALREADY_EXISTS",
+        "another push was made with this idempotency key; use a new key for a new push",
+    ),
+    Errno.BODY_TOO_LARGE: Meaning("OUT_OF_RANGE", "the request body is over the limit"),
+    Errno.CONTENT_TOO_LARGE: Meaning(
+        "OUT_OF_RANGE", "notification and data are over the limit; put large data behind a link"
+    ),
+    Errno.INTERNAL: Meaning("INTERNAL", "a defect of the service; its log has the trace id"),
+    Errno.BUSY: Meaning("UNAVAILABLE", "too many pushes wait for the store; send slower", 1000),
+    Errno.STORE_AWAY: Meaning("UNAVAILABLE", "the store does not answer; try again", 1000),
+    Errno.DISPATCH_AWAY: Meaning(
+        "UNAVAILABLE", "not all partitions have a dispatch node that answers; try again", 1000
+    ),
+    Errno.NOT_COUNTED_YET: Meaning(
+        "UNAVAILABLE", "the push is so new that it may not have been counted yet; try again", 500
+    ),
+    Errno.STARTING: Meaning("UNAVAILABLE", "the service is starting; try again", 1000),
+}
+
+
+class ApiError(Exception):
+    """An answer other than the wanted one. `message` replaces the table's advice."""
+
+    def __init__(self, errno: Errno, message: str = "", trace_id: str = "") -> None:
+        meaning = MEANINGS[errno]
+        super().__init__(message or meaning.advice)
+        self.errno = errno
+        self.code = errno // 100
+        self.message = message or meaning.advice
+        self.trace_id = trace_id or secrets.token_hex(8)
+        # Callers that were refused together come back spread out.
+        self.retry_ms = int(meaning.retry_ms * random.uniform(0.6, 1.4))
+
+    def body(self) -> bytes:
+        error: dict[str, object] = {
+            "code": self.code,
+            "errno": int(self.errno),
+            "status": MEANINGS[self.errno].status,
+            "message": self.message,
+            "trace_id": self.trace_id,
+        }
+        if self.retry_ms:
+            error["retry"] = {"after_ms": self.retry_ms}
+        return msgspec.json.encode({"error": error})
+
+    def headers(self) -> dict[str, str]:
+        """Beside content type and length. Retry-After counts whole seconds (RFC 9110, 10.2.3)."""
+        if self.retry_ms:
+            return {"retry-after": str(-(-self.retry_ms // 1000))}
+        return {"www-authenticate": "Bearer"} if self.code == 401 else {}

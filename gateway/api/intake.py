@@ -1,0 +1,320 @@
+"""`Intake`: a push is accepted when the store has it, and then it is spread.
+
+One append is the accept where one partition is concerned and no idempotency key is given. Otherwise
+a push record is claim and accept in one step, and the partitions' logs get their parts after it; what
+is left undone there, a dispatch node completes.
+"""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Final, TypeVar
+
+from gateway.api.order import (
+    Accepted,
+    Order,
+    Split,
+    Targets,
+    decode_answer,
+    devices_of,
+    encode_answer,
+    home_of,
+    known_targets,
+    push_record,
+    split,
+)
+from gateway.api.seat import Seat, Tenure
+from gateway.config import Api
+from gateway.metrics import Counter, Histogram
+from gateway.store.client import Store
+from gateway.store.clock import StoreClock
+from gateway.store.errors import Fenced, ProducerFull, StoreError, StoreUnavailable
+from gateway.store.pushes import (
+    Claim,
+    PushPart,
+    PushRecord,
+    accept,
+    claim_digest,
+    fanout_done,
+    unknown_devices,
+)
+
+T = TypeVar("T")
+
+APPEND_S: Final = 3.0
+"""A push whose append has had no answer for this long is answered with 503. It may arrive."""
+ACCEPT_S: Final = 5.0
+"""The same for a push record, which is tried again and again under one push id."""
+FANOUT_S: Final = 2.0
+"""The answer waits at most this long for the logs after the accept."""
+NOTED_S: Final = 30.0
+"""A finished fan-out that cannot be noted for this long is done again by a dispatch node."""
+WAITING_BYTES: Final = 64 * 1024 * 1024
+"""Contents and indexes waiting for the store; a count of pushes alone would not bound memory."""
+_PART_BYTES: Final = 256
+"""What a waiting part costs beside its content and indexes, roughly."""
+_RETRY_MIN_S: Final = 0.02
+_RETRY_MAX_S: Final = 0.5
+
+
+class Refused(Exception):
+    """A push that was not accepted. `push_id` is its trace, 0 if none had been drawn."""
+
+    def __init__(self, push_id: int = 0) -> None:
+        super().__init__(push_id)
+        self.push_id = push_id
+
+
+class Busy(Refused):
+    """The bounded queue in front of the store is full: nothing was taken."""
+
+
+class Unavailable(Refused):
+    """The store gave no answer in time: the push may arrive or not."""
+
+
+class IdempotencyConflict(Refused):
+    """The key belongs to a push with another body; nothing was taken."""
+
+
+class Intake:
+    """Accepts pushes. Raises Refused, or StoreError for what only a mended service can do."""
+
+    def __init__(
+        self, store: Store, seat: Seat, clock: StoreClock, limits: Api, partitions: int
+    ) -> None:
+        self._store = store
+        self._seat = seat
+        self._clock = clock
+        self._limits = limits
+        self._partitions = partitions
+        self._homes = itertools.count(time.time_ns() // 1000)
+        self._fanouts: set[asyncio.Task[None]] = set()
+        self.bytes_waiting = 0
+        self.fanouts_left_total = 0
+        self.results = Counter("columba_pushes_total", "result")
+        self.seconds = Histogram("columba_accept_seconds")
+
+    async def push(self, order: Order) -> Accepted:
+        """Returns when the push is durable."""
+        begun = time.monotonic()
+        try:
+            accepted, repeated = await self._accept(order)
+        except Refused:
+            self.results.add("refused")
+            raise
+        self.results.add("repeated" if repeated else "accepted")
+        self.seconds.observe(time.monotonic() - begun)
+        return accepted
+
+    async def check(self, order: Order) -> Accepted:
+        """What `push` would answer, without pushing: push id 0."""
+        if order.everybody:
+            return Accepted(0, None, ())
+        targets, beyond = split(order.devices, self._partitions)
+        unknown = await self._unknown(order, targets)
+        return _accepted(0, order, _unknown_ids(unknown, beyond))
+
+    async def drain(self, wait_s: float) -> None:
+        """Wait for fan-outs under way, at most so long; dispatch nodes complete the others."""
+        if self._fanouts:
+            _, late = await asyncio.wait(self._fanouts, timeout=wait_s)
+            for task in late:
+                task.cancel()
+
+    async def _accept(self, order: Order) -> tuple[Accepted, bool]:
+        """(answer, whether an earlier call's idempotency key gave it)"""
+        if self.bytes_waiting >= WAITING_BYTES:
+            raise Busy
+        if order.everybody:
+            sorted_out = Split(dict.fromkeys(range(self._partitions), b""), [])
+        else:
+            sorted_out = split(order.devices, self._partitions)
+        if order.idempotency_key or len(sorted_out.targets) > 1:
+            return await self._accept_record(order, sorted_out)
+        return await self._accept_append(order, sorted_out), False
+
+    # One partition: one append.
+
+    async def _accept_append(self, order: Order, sorted_out: Split) -> Accepted:
+        targets, beyond = sorted_out
+        # A push to nobody has no partition of its own; any will do.
+        p, indexes = next(iter(targets.items()), (self._any_home(), b""))
+        tenure = self._tenure()
+        push_id = tenure.ids.draw(self._clock.now_ms(), several=False, partition=p)
+        part = PushPart(
+            push_id,
+            order.app.number,
+            push_record(push_id, order.app.number, order.ttl_s, everybody=order.everybody),
+            indexes,
+            order.content if targets else b"",
+        )
+        deadline = time.monotonic() + APPEND_S
+        try:
+            unknown = await self._append(tenure, p, part, deadline)
+        except Fenced:
+            # The same id again under the next lease: a log that has it already folds it once.
+            unknown = await self._append(
+                await self._next(tenure, part, deadline), p, part, deadline
+            )
+        return _accepted(push_id, order, devices_of(p, unknown) + beyond)
+
+    async def _append(self, tenure: Tenure, p: int, part: PushPart, deadline: float) -> bytes:
+        """The part's unknown indexes (u32 LE each). Raises Busy, Unavailable, Fenced."""
+        future = self._submit(tenure, p, part)
+        # Not asyncio.timeout: it would cancel the future, and the bytes still wait after us.
+        await asyncio.wait((future,), timeout=deadline - time.monotonic())
+        if not future.done() or future.cancelled():
+            raise Unavailable(part.push_id)
+        return future.result()
+
+    async def _next(self, lost: Tenure, part: PushPart, deadline: float) -> Tenure:
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                return await self._seat.next(lost)
+        except TimeoutError:
+            raise Unavailable(part.push_id) from None
+
+    def _submit(self, tenure: Tenure, p: int, part: PushPart) -> asyncio.Future[bytes]:
+        size = len(part.content) + len(part.indexes) + _PART_BYTES
+        try:
+            future = tenure.producer.submit(p, part, size)
+        except ProducerFull:
+            raise Busy(part.push_id) from None
+        self.bytes_waiting += size
+        future.add_done_callback(partial(self._settled, size))
+        return future
+
+    def _settled(self, size: int, future: asyncio.Future[bytes]) -> None:
+        self.bytes_waiting -= size
+        if not future.cancelled():
+            future.exception()  # its caller may have left; an unread exception is no news to anybody
+
+    # Several partitions, or an idempotency key: a push record, then the logs.
+
+    async def _accept_record(self, order: Order, sorted_out: Split) -> tuple[Accepted, bool]:
+        key = order.idempotency_key
+        key_digest = claim_digest(order.app.number, key) if key else ""
+        home = home_of(key_digest, self._partitions) if key else self._any_home()
+        targets, unknown_ids = sorted_out.targets, list(sorted_out.beyond)
+        if not order.everybody:
+            unknown = await self._unknown(order, targets)
+            unknown_ids = _unknown_ids(unknown, sorted_out.beyond)
+            targets = known_targets(targets, unknown, home)
+        tenure = self._tenure()
+        if tenure.producer.waiting + len(targets) > self._limits.queue_max:
+            raise Busy
+        push_id = tenure.ids.draw(self._clock.now_ms(), several=True, partition=home)
+        answer = _accepted(push_id, order, unknown_ids)
+        record = PushRecord(
+            push_id, order.app.number, order.ttl_s, order.everybody, order.content, targets
+        )
+        claim = None
+        if key:
+            kept_s = self._limits.idempotency_s
+            claim = Claim(key_digest, order.body_digest, encode_answer(answer), kept_s)
+        accepted_ms, winner = await self._insist(
+            lambda: accept(self._store, home, record, claim), ACCEPT_S, push_id
+        )
+        if winner is not None:
+            if winner.body_digest != order.body_digest:
+                raise IdempotencyConflict(winner.push_id)
+            return decode_answer(winner.answer), True
+        assert accepted_ms is not None
+        await self._fan_out(tenure, record, home, accepted_ms)
+        return answer, False
+
+    async def _unknown(self, order: Order, targets: Targets) -> dict[int, bytes]:
+        """partition -> those of its indexes that the app does not have. Raises Unavailable."""
+
+        async def ask() -> list[bytes]:
+            return await asyncio.gather(
+                *(
+                    unknown_devices(self._store, p, order.app.number, indexes)
+                    for p, indexes in targets.items()
+                )
+            )
+
+        return dict(zip(targets, await self._insist(ask, APPEND_S, 0), strict=True))
+
+    async def _fan_out(
+        self, tenure: Tenure, record: PushRecord, home: int, accepted_ms: int
+    ) -> None:
+        """Spread an accepted push. Nothing that goes wrong here is the caller's error."""
+        task = asyncio.create_task(self._spread(tenure, record, home, accepted_ms))
+        self._fanouts.add(task)
+        task.add_done_callback(self._fanouts.discard)
+        await asyncio.wait((task,), timeout=FANOUT_S)
+
+    async def _spread(
+        self, tenure: Tenure, record: PushRecord, home: int, accepted_ms: int
+    ) -> None:
+        push = push_record(
+            record.push_id,
+            record.app,
+            record.ttl_s,
+            everybody=record.everybody,
+            accepted_ms=accepted_ms,
+            home=home,
+        )
+        open_parts: dict[asyncio.Future[bytes], int] = {}
+        for p, indexes in record.targets.items():
+            part = PushPart(record.push_id, record.app, push, indexes, b"")
+            try:
+                open_parts[self._submit(tenure, p, part)] = p
+            except Busy:
+                break
+        if open_parts:
+            await asyncio.wait(open_parts)
+        reached = [p for future, p in open_parts.items() if _succeeded(future)]
+        if len(reached) < len(record.targets):
+            self.fanouts_left_total += 1
+            if tenure.producer.fenced is not None:
+                tenure.fenced.set()
+        if reached:
+            try:
+                await self._insist(
+                    lambda: fanout_done(self._store, home, record.push_id, reached), NOTED_S, 0
+                )
+            except (Unavailable, StoreError):
+                pass  # a dispatch node spreads it once more, which changes nothing
+
+    async def _insist(self, call: Callable[[], Awaitable[T]], limit_s: float, push_id: int) -> T:
+        """Repeat until the outcome is known. Raises Unavailable after `limit_s`."""
+        delay = _RETRY_MIN_S
+        try:
+            async with asyncio.timeout(limit_s):
+                while True:
+                    try:
+                        return await call()
+                    except StoreUnavailable:
+                        await asyncio.sleep(delay)
+                        delay = min(delay * 2, _RETRY_MAX_S)
+                        await self._store.wait_up()
+        except TimeoutError:
+            raise Unavailable(push_id) from None
+
+    def _tenure(self) -> Tenure:
+        tenure = self._seat.current
+        if tenure is None:
+            # Push ids are unique only under a lease that stands.
+            raise Unavailable
+        return tenure
+
+    def _any_home(self) -> int:
+        return next(self._homes) % self._partitions
+
+
+def _succeeded(future: asyncio.Future[bytes]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
+
+
+def _unknown_ids(unknown: Mapping[int, bytes], beyond: list[int]) -> list[int]:
+    return [device for p, indexes in unknown.items() for device in devices_of(p, indexes)] + beyond
+
+
+def _accepted(push_id: int, order: Order, unknown: list[int]) -> Accepted:
+    count = None if order.everybody else len(order.devices) - len(unknown)
+    return Accepted(push_id, count, unknown)

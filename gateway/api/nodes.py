@@ -1,0 +1,144 @@
+"""What only the dispatch nodes know: the counts of a push, the state of a device."""
+
+import asyncio
+import time
+from typing import Final
+
+from gateway.api.peers import Peers
+from gateway.rpc import Method, RpcError, RpcUnavailable
+from gateway.store.client import Store
+from gateway.store.clock import StoreClock
+from gateway.store.errors import StoreUnavailable
+from gateway.store.leases import Roster
+from gateway.store.ownership import owners
+from protocol.ids import EPOCH_MS, push_place, split_device_id
+from protocol.schema import rpc_pb2
+
+ANSWER_S: Final = 1.0
+"""A node that has not answered for this long is not waited for."""
+_OWNERS_S: Final = 1.0
+_YOUNG_MS: Final = 10_000
+"""A push accepted so short a time ago may not have been folded by its owners."""
+_TICK_MS: Final = 62.5
+
+STATES: Final = (
+    "received",
+    "failed",
+    "recalled",
+    "replaced",
+    "overflowed",
+    "stopped",
+    "expired",
+    "pending",
+)
+"""Each targeted device is in exactly one of them."""
+EVENTS: Final = ("displayed", "clicked", "dismissed")
+COUNTED: Final = ("targeted", *STATES, *EVENTS)
+
+
+class NodesAway(Exception):
+    """A partition that is concerned has no node that answers."""
+
+
+class Nodes:
+    def __init__(
+        self, store: Store, roster: Roster, clock: StoreClock, peers: Peers, partitions: int
+    ) -> None:
+        self._store = store
+        self._roster = roster
+        self._clock = clock
+        self._peers = peers
+        self._partitions = partitions
+        self._owners: list[tuple[int, int, int]] = []
+        self._owners_at = float("-inf")
+
+    def exists(self, partition: int) -> bool:
+        return partition < self._partitions
+
+    def young(self, push_id: int) -> bool:
+        """Was it drawn just now? (By the time in the id, which anybody may make up.)"""
+        drawn_ms = (push_id >> 29) * _TICK_MS + EPOCH_MS
+        return abs(self._clock.now_ms() - drawn_ms) < _YOUNG_MS
+
+    def live(self) -> list[str]:
+        """Addresses of the live nodes."""
+        return sorted(self._addresses().values())
+
+    async def counts(self, push_id: int) -> rpc_pb2.Counts:
+        """All partitions concerned, added up. Raises NodesAway."""
+        place = push_place(push_id)
+        body = rpc_pb2.CountsRequest(push_id=push_id).SerializeToString()
+        if not place.several:
+            answer = await self._ask_owner(place.partition, Method.COUNTS, body)
+            counts = rpc_pb2.Counts.FromString(answer)
+            if place.partition not in counts.partitions:
+                self._owners_at = float("-inf")
+                raise NodesAway
+            return counts
+        answers = await asyncio.gather(
+            *(self._peers.call(a, Method.COUNTS, body, ANSWER_S) for a in self.live()),
+            return_exceptions=True,
+        )
+        return self._added_up(answers)
+
+    def _added_up(self, answers: list[bytes | BaseException]) -> rpc_pb2.Counts:
+        total = rpc_pb2.Counts()
+        for answer in answers:
+            if isinstance(answer, bytes):
+                add_counts(total, rpc_pb2.Counts.FromString(answer))
+            elif not isinstance(answer, (RpcError, RpcUnavailable)):
+                raise answer
+        # A partition that changes hands may be missing, or there twice.
+        if sorted(total.partitions) != list(range(self._partitions)):
+            raise NodesAway
+        return total
+
+    async def device(self, device: int) -> rpc_pb2.DeviceState:
+        """Raises NodesAway."""
+        partition, _ = split_device_id(device)
+        body = rpc_pb2.DeviceRequest(device_id=device).SerializeToString()
+        return rpc_pb2.DeviceState.FromString(await self._ask_owner(partition, Method.DEVICE, body))
+
+    async def _ask_owner(self, partition: int, method: Method, body: bytes) -> bytes:
+        try:
+            address = await self._owner(partition)
+            return await self._peers.call(address, method, body, ANSWER_S)
+        except (RpcError, RpcUnavailable, StoreUnavailable) as error:
+            self._owners_at = float("-inf")
+            raise NodesAway from error
+
+    async def _owner(self, partition: int) -> str:
+        if time.monotonic() - self._owners_at > _OWNERS_S:
+            self._owners = await owners(self._store, self._partitions)
+            self._owners_at = time.monotonic()
+        _, number, start = self._owners[partition]
+        address = self._addresses().get((number, start))
+        if address is None:
+            self._owners_at = float("-inf")
+            raise NodesAway
+        return address
+
+    def _addresses(self) -> dict[tuple[int, int], str]:
+        """(number, start) -> address, of live nodes."""
+        return {
+            (h.identity.number, h.identity.start): str(h.info["rpc"])
+            for h in self._roster.live("node", self._clock.now_ms())
+            if "rpc" in h.info
+        }
+
+
+def add_counts(total: rpc_pb2.Counts, part: rpc_pb2.Counts) -> None:
+    """Add the counts of one node; those that do not know the push only name their partitions."""
+    total.partitions.extend(part.partitions)
+    if not part.known:
+        return
+    for name in COUNTED:
+        setattr(total, name, getattr(total, name) + getattr(part, name))
+    total.known = True
+    total.app, total.ttl_s = part.app, part.ttl_s
+    total.accepted_ms = min(part.accepted_ms, total.accepted_ms or part.accepted_ms)
+
+
+def law_holds(counts: rpc_pb2.Counts) -> bool:
+    """targeted is the sum of the states."""
+    return bool(counts.targeted == sum(getattr(counts, name) for name in STATES))

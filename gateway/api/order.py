@@ -1,0 +1,145 @@
+"""A push as it was ordered, and what is decided about it before anything is written. No I/O."""
+
+import hashlib
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+from gateway.store.apps import App
+from protocol.frames import varint
+from protocol.ids import device_id
+
+
+class Order(NamedTuple):
+    """One push of an app server, checked."""
+
+    app: App
+    everybody: bool
+    devices: Sequence[int]
+    """Each once; empty with everybody."""
+    content: bytes
+    """columba.device.Content, encoded."""
+    ttl_s: int
+    idempotency_key: str = ""
+    body_digest: str = ""
+    """Equal for orders that mean the same; needed with an idempotency key."""
+
+
+class Accepted(NamedTuple):
+    push_id: int
+    accepted: int | None
+    """Devices named and known; None for everybody."""
+    unknown: Sequence[int]
+    """Devices named that the app does not have."""
+
+
+Targets = dict[int, bytes]
+"""partition -> device indexes, u32 LE each; empty with everybody, or for nobody."""
+
+
+class Split(NamedTuple):
+    targets: Targets
+    beyond: list[int]
+    """Devices of partitions that the deployment does not have: unknown without asking."""
+
+
+_HIGHEST_INDEX: Final = 0xFFFF_FFFF
+
+
+def split(devices: Iterable[int], partitions: int) -> Split:
+    """Sort devices by partition."""
+    by_partition: dict[int, list[int]] = {}
+    beyond = []
+    for device in devices:
+        p = device >> 32
+        if p < partitions:
+            by_partition.setdefault(p, []).append(device & _HIGHEST_INDEX)
+        else:
+            beyond.append(device)
+    return Split({p: _pack(indexes) for p, indexes in by_partition.items()}, beyond)
+
+
+def devices_of(p: int, indexes: bytes) -> list[int]:
+    """The reverse for one partition."""
+    return [device_id(p, index) for index in _unpack(indexes)]
+
+
+def without(indexes: bytes, unknown: bytes) -> bytes:
+    """`indexes` less `unknown` (u32 LE each), order kept."""
+    if not unknown:
+        return indexes
+    gone = set(_unpack(unknown))
+    return _pack([index for index in _unpack(indexes) if index not in gone])
+
+
+def _pack(indexes: Sequence[int]) -> bytes:
+    return struct.pack(f"<{len(indexes)}I", *indexes)
+
+
+def _unpack(indexes: bytes) -> tuple[int, ...]:
+    return struct.unpack(f"<{len(indexes) // 4}I", indexes)
+
+
+def home_of(digest: str, partitions: int) -> int:
+    """Partition that keeps the push record of an idempotency key (a hex digest)."""
+    return int(digest[:8], 16) % partitions
+
+
+def push_record(  # a columba.log.Push; built by hand because it is built for every push
+    push_id: int,
+    app: int,
+    ttl_s: int,
+    *,
+    everybody: bool,
+    accepted_ms: int = 0,
+    home: int = 0,
+) -> bytes:
+    """columba.log.Push without indexes and content."""
+    record = b"\x09" + push_id.to_bytes(8, "little") + b"\x10" + varint(app)
+    if ttl_s:
+        record += b"\x18" + varint(ttl_s)
+    if everybody:
+        record += b"\x20\x01"
+    if accepted_ms:
+        record += b"\x28" + varint(accepted_ms)
+    if home:
+        record += b"\x30" + varint(home)
+    return record
+
+
+def digest_of(
+    *, everybody: bool, devices: Iterable[int], malformed: Iterable[str], content: bytes, ttl_s: int
+) -> str:
+    """SHA-256, hex, over what a push means: spelling and order in the body make no difference.
+
+    `content` must have been serialised deterministically.
+    """
+    meaning = msgspec.json.encode([everybody, sorted(devices), sorted(malformed), ttl_s])
+    return hashlib.sha256(len(meaning).to_bytes(4, "big") + meaning + content).hexdigest()
+
+
+class StoredAnswer(msgspec.Struct):
+    """What stands beside an idempotency key, for whoever comes with it again."""
+
+    push_id: str
+    accepted: int | None
+    unknown: list[str]
+
+
+def encode_answer(accepted: Accepted) -> bytes:
+    unknown = [str(device) for device in accepted.unknown]
+    return msgspec.json.encode(StoredAnswer(str(accepted.push_id), accepted.accepted, unknown))
+
+
+def decode_answer(answer: bytes) -> Accepted:
+    stored = msgspec.json.decode(answer, type=StoredAnswer)
+    return Accepted(int(stored.push_id), stored.accepted, [int(d) for d in stored.unknown])
+
+
+def known_targets(targets: Mapping[int, bytes], unknown: Mapping[int, bytes], home: int) -> Targets:
+    """Targets without the unknown devices. A push to nobody is still one record: at its home."""
+    left = {p: without(indexes, unknown[p]) for p, indexes in targets.items()}
+    left = {p: indexes for p, indexes in left.items() if indexes}
+    return left or {home: b""}

@@ -1,0 +1,186 @@
+"""The body of a push request: decoded, checked, and turned into an Order. No I/O."""
+
+from typing import Annotated, Final, Literal, NamedTuple
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from gateway.api.errors import ApiError, Errno
+from gateway.api.order import Order, digest_of
+from gateway.config import Api
+from gateway.store.apps import App
+from protocol.codes import MAX_CONTENT
+from protocol.schema import device_pb2
+
+MAX_KEY: Final = 128
+"""Characters of an idempotency key."""
+_U64: Final = 1 << 64
+_U64_DIGITS: Final = 20
+_SHOWN: Final = 64
+"""Characters of a malformed id that are repeated in the answer."""
+
+
+class Devices(Struct, frozen=True, forbid_unknown_fields=True):
+    """Devices by id."""
+
+    devices: Annotated[
+        list[int | str],
+        Meta(
+            description="Device ids, decimal, as strings or numbers. One named twice counts once."
+        ),
+    ]
+
+
+class Notification(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the device shows. At least one field has text."""
+
+    title: str = ""
+    body: str = ""
+    url: Annotated[str, Meta(description="Opened on click.")] = ""
+    image: Annotated[str, Meta(description="Address of a picture.")] = ""
+
+
+class PushBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """A push: to whom, what, and for how long."""
+
+    audience: Annotated[
+        Literal["all"] | Devices,
+        Meta(description='`"all"`: every device of the app, or an object that lists devices.'),
+    ]
+    notification: Notification | None = None
+    data: Annotated[
+        dict[str, str] | None, Meta(description="Handed to the app on the device as it is.")
+    ] = None
+    ttl: Annotated[
+        int | UnsetType,
+        Meta(
+            description="Seconds after which the push is worth nothing. "
+            "0: only for devices that are connected now."
+        ),
+    ] = UNSET
+    idempotency_key: Annotated[
+        str | None,
+        Meta(
+            description="The same key gives the same answer and no second push. 1 to 128 characters."
+        ),
+    ] = None
+    validate_only: Annotated[
+        bool, Meta(description="Check everything, look up the devices, push nothing.")
+    ] = False
+
+
+class Request(NamedTuple):
+    """What a push request asks for."""
+
+    order: Order
+    malformed: list[str]
+    """Device ids of the list that are no u64."""
+    validate_only: bool
+
+
+_decoder: Final = msgspec.json.Decoder(PushBody)
+
+
+def parse(raw: bytes, header_key: str | None, app: App, limits: Api) -> Request:
+    """Raises ApiError that says where it is wrong and what was expected."""
+    body = _decode(raw)
+    content = _content(body)
+    ttl_s = limits.default_ttl_s if body.ttl is UNSET else body.ttl
+    if not 0 <= ttl_s <= limits.max_ttl_s:
+        raise ApiError(
+            Errno.TTL,
+            f"ttl is {ttl_s}: from 0 to {limits.max_ttl_s} seconds are allowed - at `$.ttl`",
+        )
+    key = _key(body.idempotency_key, header_key)
+    everybody = not isinstance(body.audience, Devices)
+    devices, malformed = _devices(body.audience, limits.max_devices)
+    digest = ""
+    if key:
+        digest = digest_of(
+            everybody=everybody, devices=devices, malformed=malformed, content=content, ttl_s=ttl_s
+        )
+    order = Order(app, everybody, devices, content, ttl_s, key, digest)
+    return Request(order, malformed, body.validate_only)
+
+
+def _decode(raw: bytes) -> PushBody:
+    try:
+        return _decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        raise ApiError(Errno.FIELD, _placed(str(error))) from None
+    except (ValueError, RecursionError) as error:  # msgspec.DecodeError and UnicodeDecodeError
+        raise ApiError(Errno.NOT_JSON, f"the body is not JSON in UTF-8: {error}") from None
+
+
+def _placed(said: str) -> str:
+    """msgspec leaves the place out at the top level."""
+    return said if " - at `" in said else f"{said} - at `$`"
+
+
+def _content(body: PushBody) -> bytes:
+    """columba.device.Content, encoded. Deterministic, because digests are made of it."""
+    content = device_pb2.Content(data=body.data or {})
+    said = body.notification
+    if said is not None and (said.title or said.body or said.url or said.image):
+        content.notification.MergeFrom(
+            device_pb2.Notification(
+                title=said.title, body=said.body, url=said.url, image=said.image
+            )
+        )
+    elif not body.data:
+        raise ApiError(Errno.NO_CONTENT)
+    encoded = content.SerializeToString(deterministic=True)
+    if len(encoded) > MAX_CONTENT:
+        raise ApiError(
+            Errno.CONTENT_TOO_LARGE,
+            f"notification and data take {len(encoded)} bytes encoded, at most {MAX_CONTENT} are "
+            "allowed; put large data behind a link",
+        )
+    return encoded
+
+
+def _key(in_body: str | None, in_header: str | None) -> str:
+    key = in_header if in_body is None else in_body
+    if key is None:
+        return ""
+    if not 1 <= len(key) <= MAX_KEY:
+        raise ApiError(
+            Errno.IDEMPOTENCY_KEY,
+            f"the idempotency key has {len(key)} characters, 1 to {MAX_KEY} are allowed",
+        )
+    if in_header is not None and in_header != key:
+        raise ApiError(
+            Errno.IDEMPOTENCY_KEY,
+            "idempotency_key and the header Idempotency-Key differ; give one of them, or the same",
+        )
+    return key
+
+
+def _devices(audience: str | Devices, limit: int) -> tuple[list[int], list[str]]:
+    """(ids, malformed ones), each once, in the order of the list; none for everybody."""
+    if isinstance(audience, str):
+        return [], []
+    named = audience.devices
+    if not 1 <= len(named) <= limit:
+        raise ApiError(
+            Errno.DEVICES,
+            f"{len(named)} devices are named, 1 to {limit} are allowed - at `$.audience.devices`",
+        )
+    devices: dict[int, None] = {}
+    malformed: dict[str, None] = {}
+    for device in named:
+        number = parse_u64(device) if isinstance(device, str) else device
+        if number is None or not 0 <= number < _U64:
+            malformed[str(device)[:_SHOWN]] = None
+        else:
+            devices[number] = None
+    return list(devices), list(malformed)
+
+
+def parse_u64(text: str) -> int | None:
+    """A decimal u64 in plain digits, or None."""
+    # isdigit alone takes other scripts' digits and superscripts; int() also takes "1_0" and " 1".
+    if not (text.isascii() and text.isdigit() and len(text) <= _U64_DIGITS):
+        return None
+    number = int(text)
+    return number if number < _U64 else None

@@ -1,0 +1,132 @@
+"""POST /v1/apps/{app}/pushes: the hot route.
+
+Plain ASGI under a Starlette route: no request object, no validation by FastAPI, one struct decoded,
+one write answered.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+import structlog
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from gateway.api.credentials import opened
+from gateway.api.errors import ApiError, Errno
+from gateway.api.intake import Busy, IdempotencyConflict, Unavailable
+from gateway.api.order import Accepted
+from gateway.api.push_body import Request, parse
+from gateway.api.service import Service
+from gateway.store.errors import StoreUnavailable
+
+_log = structlog.get_logger("columba.api")
+
+PATH: Final = "/v1/apps/{app}/pushes"
+_DIGITS: Final = re.compile(rb"[0-9]{1,18}")
+_JSON: Final = (b"content-type", b"application/json")
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class Invalid(msgspec.Struct):
+    target: str
+    code: str
+
+
+class PushAnswer(msgspec.Struct):
+    push_id: str | None
+    accepted: int | None
+    invalid: list[Invalid]
+    trace_id: str
+
+
+class PushRoute:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        extra: Mapping[str, str] = {}
+        try:
+            status, body = await self._answer(scope, receive)
+        except ClientDisconnect:
+            return
+        except Exception as failure:  # whatever it is, the caller gets an answer of the usual shape
+            error = as_api_error(failure)
+            status, body, extra = error.code, error.body(), error.headers()
+        self._service.requests.add(PATH, str(status))
+        headers = [_JSON, (b"content-length", b"%d" % len(body))]
+        headers += [(name.encode(), value.encode()) for name, value in extra.items()]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _answer(self, scope: Scope, receive: Receive) -> tuple[int, bytes]:
+        if scope["method"] != "POST":
+            raise ApiError(Errno.METHOD, "this address takes POST")
+        backend = self._service.backend
+        if backend is None:
+            raise ApiError(Errno.STARTING)
+        limits = self._service.config.api
+        authorization, key, length = _headers(scope)
+        app = await opened(backend.apps, scope["path_params"]["app"], authorization)
+        request = parse(await _read(receive, length, limits.max_body), key, app, limits)
+        if request.validate_only:
+            return 200, _encode(_answered(await backend.intake.check(request.order), request))
+        return 202, _encode(_answered(await backend.intake.push(request.order), request))
+
+
+def _headers(scope: Scope) -> tuple[str | None, str | None, bytes | None]:
+    """(authorization, idempotency key, content length) as far as they are there."""
+    authorization = key = length = None
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            authorization = value.decode("latin-1")
+        elif name == b"idempotency-key":
+            key = value.decode("latin-1")
+        elif name == b"content-length":
+            length = value
+    return authorization, key, length
+
+
+async def _read(receive: Receive, length: bytes | None, limit: int) -> bytes:
+    """The body. Raises ApiError before it is read, or as soon as it is longer than allowed."""
+    # What is sent beyond it is read and dropped by the server, so that the caller sees the answer.
+    if length is not None and _DIGITS.fullmatch(length) and int(length) > limit:
+        raise _too_large(limit)
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body += message.get("body", b"")
+        if len(body) > limit:
+            raise _too_large(limit)
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(Errno.BODY_TOO_LARGE, f"the request body is over {limit} bytes")
+
+
+def _answered(accepted: Accepted, request: Request) -> PushAnswer:
+    invalid = [Invalid(str(device), "unknown_device") for device in accepted.unknown]
+    invalid += [Invalid(text, "malformed") for text in request.malformed]
+    push_id = str(accepted.push_id) if accepted.push_id else None
+    return PushAnswer(push_id, accepted.accepted, invalid, push_id or "")
+
+
+def as_api_error(failure: Exception) -> ApiError:
+    """What the caller gets for any exception; a defect is logged under its trace id."""
+    if isinstance(failure, ApiError):
+        return failure
+    if isinstance(failure, IdempotencyConflict):
+        return ApiError(Errno.CONFLICT, trace_id=str(failure.push_id))
+    if isinstance(failure, Busy | Unavailable):
+        errno = Errno.BUSY if isinstance(failure, Busy) else Errno.STORE_AWAY
+        return ApiError(errno, trace_id=str(failure.push_id or ""))
+    if isinstance(failure, StoreUnavailable):
+        return ApiError(Errno.STORE_AWAY)
+    error = ApiError(Errno.INTERNAL)
+    _log.error("request failed", trace_id=error.trace_id, exc_info=failure)
+    return error

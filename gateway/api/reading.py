@@ -1,0 +1,44 @@
+"""A push and a device as their app may see them."""
+
+import asyncio
+import time
+from typing import Final
+
+from gateway.api.errors import ApiError, Errno
+from gateway.api.nodes import Nodes
+from gateway.store.apps import App
+from protocol.ids import push_place, split_device_id
+from protocol.schema import rpc_pb2
+
+_FOLDED_S: Final = 0.5
+"""A push that was accepted just now is waited for this long: its owners are about to fold it."""
+_LOOK_S: Final = 0.02
+
+
+async def push_counts(nodes: Nodes, app: App, push_id: int) -> rpc_pb2.Counts:
+    """Raises ApiError where there is no such push of this app (yet), NodesAway."""
+    if not nodes.exists(push_place(push_id).partition):
+        raise ApiError(Errno.NO_PUSH)
+    deadline = time.monotonic() + _FOLDED_S
+    while True:
+        counts = await nodes.counts(push_id)
+        if counts.known:
+            if counts.app != app.number:
+                raise ApiError(Errno.NO_PUSH)
+            return counts
+        if not nodes.young(push_id):
+            raise ApiError(Errno.NO_PUSH)
+        if time.monotonic() > deadline:
+            raise ApiError(Errno.NOT_COUNTED_YET)
+        await asyncio.sleep(_LOOK_S)
+
+
+async def device_state(nodes: Nodes, app: App, device: int) -> rpc_pb2.DeviceState:
+    """Raises ApiError where there is no such device of this app, NodesAway."""
+    partition, _ = split_device_id(device)
+    if not nodes.exists(partition):
+        raise ApiError(Errno.NO_DEVICE)
+    state = await nodes.device(device)
+    if not state.known or state.app != app.number:
+        raise ApiError(Errno.NO_DEVICE)
+    return state

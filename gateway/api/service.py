@@ -1,0 +1,180 @@
+"""What the HTTP routes and the RPC methods stand on."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from google.protobuf.message import DecodeError
+
+from gateway.api.census import Census, Entry
+from gateway.api.intake import Busy, IdempotencyConflict, Intake, Refused
+from gateway.api.nodes import Nodes
+from gateway.api.order import Accepted, Order, digest_of
+from gateway.api.peers import Peers
+from gateway.api.push_body import MAX_KEY
+from gateway.api.seat import Seat
+from gateway.config import Config
+from gateway.metrics import Counter, Sample, encode_stats, process_samples, queue_samples
+from gateway.rpc import RpcError, RpcServer
+from gateway.store.apps import Apps
+from gateway.store.client import Store
+from gateway.store.clock import StoreClock
+from gateway.store.errors import StoreUnavailable
+from gateway.store.leases import Holder, Identity, Roster
+from protocol.codes import MAX_CONTENT
+from protocol.schema import device_pb2, rpc_pb2
+
+
+class Backend(NamedTuple):
+    """What there is once the store has answered for the first time."""
+
+    store: Store
+    clock: StoreClock
+    apps: Apps
+    seat: Seat
+    roster: Roster
+    peers: Peers
+    intake: Intake
+    nodes: Nodes
+    census: Census
+
+
+class Service:
+    """One API process as its routes see it."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.backend: Backend | None = None
+        self.rpc: RpcServer | None = None
+        self.draining = False
+        self.requests = Counter("columba_http_requests_total", "route", "status")
+        self.law_broken_total = 0
+
+    def parts(self) -> dict[str, bool]:
+        """What readiness is made of, and `dispatch`, which it is not: accepts work without."""
+        backend = self.backend
+        return {
+            "not_draining": not self.draining,
+            "store": backend is not None and backend.store.up,
+            "lease": backend is not None and backend.seat.current is not None,
+            "dispatch": backend is not None and bool(backend.nodes.live()),
+        }
+
+    @property
+    def ready(self) -> bool:
+        return all(good for part, good in self.parts().items() if part != "dispatch")
+
+    async def entries(self) -> list[Entry]:
+        """Everybody's numbers; only our own while there is no lease to see others by."""
+        entries = await self.backend.census.take() if self.backend is not None else []
+        if any(self._is_own(entry.holder) for entry in entries):
+            return entries
+        nobody = Holder(Identity("api", 0, 0), 0, False, {})
+        return [*entries, Entry(nobody, list(self.samples()))]
+
+    def own_samples(self, holder: Holder) -> list[Sample] | None:
+        """For the census: ours if the lease is ours."""
+        return list(self.samples()) if self._is_own(holder) else None
+
+    def _is_own(self, holder: Holder) -> bool:
+        tenure = self.backend.seat.current if self.backend is not None else None
+        return tenure is not None and tenure.lease.identity == holder.identity
+
+    def samples(self) -> Iterator[Sample]:
+        yield from process_samples()
+        yield from self.requests.samples()
+        yield "columba_law_broken_total", {}, self.law_broken_total
+        if self.rpc is not None:
+            yield "columba_rpc_requests_total", {}, self.rpc.requests_total
+            yield "columba_rpc_refused_total", {}, self.rpc.refused_total
+        if self.backend is not None:
+            yield from _backend_samples(self.backend)
+
+    # RPC methods.
+
+    def stats(self, _body: bytes) -> bytes:
+        """Method.STATS."""
+        return encode_stats("api", self.samples())
+
+    async def push(self, body: bytes) -> bytes:
+        """Method.PUSH: columba.rpc.PushRequest -> PushReply.
+
+        RpcError unknown_app, invalid (as it stands, never), conflict (the idempotency key belongs
+        to another push), busy (nothing was taken), unavailable (the push may arrive or not).
+        """
+        backend = self.backend
+        if backend is None:
+            raise RpcError("unavailable", "the service is starting")
+        try:
+            order = await self._ordered(backend.apps, body)
+            accepted = await backend.intake.push(order)
+        except Busy:
+            raise RpcError("busy", "too many pushes wait for the store") from None
+        except IdempotencyConflict:
+            raise RpcError("conflict", "another push was made with this idempotency key") from None
+        except (Refused, StoreUnavailable):
+            raise RpcError("unavailable", "the store does not answer") from None
+        return _reply(accepted)
+
+    async def _ordered(self, apps: Apps, body: bytes) -> Order:
+        try:
+            request = rpc_pb2.PushRequest.FromString(body)
+            device_pb2.Content.FromString(request.content)
+        except DecodeError:
+            raise RpcError("invalid", "not a PushRequest with a Content") from None
+        app = apps.get(request.app) or await apps.find(request.app)
+        if app is None:
+            raise RpcError("unknown_app", "there is no such app")
+        devices = list(dict.fromkeys(request.devices))
+        self._check(request, len(devices))
+        digest = ""
+        if request.idempotency_key:
+            digest = digest_of(
+                everybody=request.everybody,
+                devices=devices,
+                malformed=(),
+                content=request.content,
+                ttl_s=request.ttl_s,
+            )
+        return Order(
+            app,
+            request.everybody,
+            devices,
+            request.content,
+            request.ttl_s,
+            request.idempotency_key,
+            digest,
+        )
+
+    def _check(self, request: rpc_pb2.PushRequest, devices: int) -> None:
+        limits = self.config.api
+        if not 0 < len(request.content) <= MAX_CONTENT:
+            raise RpcError("invalid", f"content has 1 to {MAX_CONTENT} bytes")
+        if request.everybody == bool(devices) or devices > limits.max_devices:
+            raise RpcError("invalid", f"everybody, or 1 to {limits.max_devices} devices")
+        if request.ttl_s > limits.max_ttl_s:
+            raise RpcError("invalid", f"ttl_s is 0 to {limits.max_ttl_s}")
+        if len(request.idempotency_key) > MAX_KEY:
+            raise RpcError("invalid", f"idempotency_key has at most {MAX_KEY} characters")
+
+
+def _reply(accepted: Accepted) -> bytes:
+    return rpc_pb2.PushReply(
+        push_id=accepted.push_id, accepted=accepted.accepted or 0, unknown=accepted.unknown
+    ).SerializeToString()
+
+
+def _backend_samples(backend: Backend) -> Iterator[Sample]:
+    intake, seat = backend.intake, backend.seat
+    yield from intake.results.samples()
+    yield from intake.seconds.samples()
+    yield "columba_fanouts_left_total", {}, intake.fanouts_left_total
+    yield "columba_leases_taken_total", {}, seat.taken_total
+    yield "columba_store_losses_total", {}, backend.store.losses
+    tenure = seat.current
+    waiting = 0
+    if tenure is not None:
+        waiting = tenure.producer.waiting
+        # Of the current producer: a new lease begins at zero, which rate() understands.
+        yield "columba_store_calls_total", {}, tenure.producer.calls_total
+        yield "columba_store_retries_total", {}, tenure.producer.retries_total
+    yield from queue_samples("pushes", waiting, seat.pace.waiting)

@@ -1,0 +1,163 @@
+"""The state of one push in one partition: who is targeted, and what became of each.
+
+`Campaign` keeps bitmaps of device indexes, `Single` one device's marks in a few ints: the same
+interface, since a push to one device is by far the most frequent and must cost little.
+
+The law of conservation: every targeted device is in exactly one of the states, by precedence
+(`PRECEDENCE`), else pending; a higher one that arrives late moves it.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from pyroaring import BitMap
+
+from protocol.schema import device_pb2
+
+RECEIVED: Final = device_pb2.RECEIVED
+DISPLAYED: Final = device_pb2.DISPLAYED
+CLICKED: Final = device_pb2.CLICKED
+DISMISSED: Final = device_pb2.DISMISSED
+FAILED: Final = device_pb2.FAILED
+EXPIRED: Final = 16
+"""Marks below 16 are receipt states; the service's own begin here."""
+
+PRECEDENCE: Final = (
+    (RECEIVED, "received"),
+    (FAILED, "failed"),
+    (EXPIRED, "expired"),
+)
+"""States of the law that can occur, the strongest first. Recalled, replaced, overflowed and stopped
+stand between failed and expired once something sets them."""
+EFFECTS: Final = ((DISPLAYED, "displayed"), (CLICKED, "clicked"), (DISMISSED, "dismissed"))
+"""What is counted beside the law."""
+_IMPLY_RECEIVED: Final = frozenset({DISPLAYED, CLICKED, DISMISSED})
+
+
+class Single:
+    """A push to one device of this partition."""
+
+    __slots__ = ("accepted_ms", "app", "index", "marks", "order", "push_id", "ttl_s")
+
+    home = 0
+    in_record = False
+
+    def __init__(
+        self, push_id: int, app: int, ttl_s: int, accepted_ms: int, order: int, index: int
+    ) -> None:
+        self.push_id = push_id
+        self.app = app
+        self.ttl_s = ttl_s
+        self.accepted_ms = accepted_ms
+        self.order = order
+        """Position among the partition's pushes, in the order of the log."""
+        self.index = index
+        self.marks = 0
+        """Bit n: mark n."""
+
+    def receipts(self, state: int, indexes: Iterable[int]) -> bool:
+        """Fold receipts; True if something changed. Those of devices not targeted are ignored."""
+        if self.index not in indexes:
+            return False
+        before = self.marks
+        self.marks |= 1 << state
+        if state in _IMPLY_RECEIVED:
+            self.marks |= 1 << RECEIVED
+        return self.marks != before
+
+    def expire(self) -> None:
+        if self.is_pending(self.index):
+            self.marks |= 1 << EXPIRED
+
+    def is_pending(self, index: int) -> bool:
+        return index == self.index and not any(self.marks >> m & 1 for m, _ in PRECEDENCE)
+
+    def pending(self) -> BitMap:
+        return BitMap((self.index,)) if self.is_pending(self.index) else BitMap()
+
+    @property
+    def final(self) -> bool:
+        return not self.is_pending(self.index)
+
+    def counts(self) -> Iterator[tuple[str, int]]:
+        """(state, devices) of the law and the effects, and `targeted`."""
+        yield "targeted", 1
+        rest = 1
+        for mark, name in PRECEDENCE:
+            here = rest and self.marks >> mark & 1
+            rest -= here
+            yield name, here
+        yield "pending", rest
+        for mark, name in EFFECTS:
+            yield name, self.marks >> mark & 1
+
+
+class Campaign:
+    """A push to several devices of this partition, as bitmaps."""
+
+    __slots__ = (
+        "accepted_ms", "app", "home", "in_record", "marks", "order", "push_id", "targeted", "ttl_s",
+    )  # fmt: skip
+
+    def __init__(
+        self, push_id: int, app: int, ttl_s: int, accepted_ms: int, order: int, targeted: BitMap
+    ) -> None:
+        self.push_id = push_id
+        self.app = app
+        self.ttl_s = ttl_s
+        self.accepted_ms = accepted_ms
+        self.order = order
+        self.targeted = targeted
+        self.marks: dict[int, BitMap] = {}
+        self.home = 0
+        self.in_record = False
+
+    def receipts(self, state: int, indexes: Iterable[int]) -> bool:
+        """Fold receipts; True if something changed. Those of devices not targeted are ignored."""
+        devices = BitMap(indexes) & self.targeted
+        changed = self._mark(state, devices)
+        if state in _IMPLY_RECEIVED:
+            changed |= self._mark(RECEIVED, devices)
+        return changed
+
+    def expire(self) -> None:
+        self._mark(EXPIRED, self.pending())
+
+    def is_pending(self, index: int) -> bool:
+        return index in self.targeted and not any(
+            index in self.marks[mark] for mark, _ in PRECEDENCE if mark in self.marks
+        )
+
+    def pending(self) -> BitMap:
+        left = self.targeted.copy()
+        for mark, _ in PRECEDENCE:
+            if mark in self.marks:
+                left -= self.marks[mark]
+        return left
+
+    @property
+    def final(self) -> bool:
+        return not self.pending()
+
+    def counts(self) -> Iterator[tuple[str, int]]:
+        """(state, devices) of the law and the effects, and `targeted`."""
+        yield "targeted", len(self.targeted)
+        settled = BitMap()
+        for mark, name in PRECEDENCE:
+            before = len(settled)
+            settled |= self.marks.get(mark, BitMap())
+            yield name, len(settled) - before
+        yield "pending", len(self.targeted) - len(settled)
+        for mark, name in EFFECTS:
+            yield name, len(self.marks.get(mark, ()))
+
+    def _mark(self, mark: int, devices: BitMap) -> bool:
+        marked = self.marks.get(mark)
+        if marked is None:
+            marked = self.marks[mark] = BitMap()
+        before = len(marked)
+        marked |= devices
+        return len(marked) != before
+
+
+Push = Single | Campaign

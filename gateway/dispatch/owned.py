@@ -1,0 +1,342 @@
+"""One owned partition at work: replay, fold, send, timers, snapshots. Decisions are made in
+`partition`, `sending` and `pieces`; here they are carried out.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+import structlog
+from pyroaring import BitMap
+
+from gateway.config import Dispatch
+from gateway.dispatch import pieces
+from gateway.dispatch.contents import Contents, message_frame, remaining_s
+from gateway.dispatch.links import Links
+from gateway.dispatch.partition import Effects, Partition
+from gateway.dispatch.sending import Expiries, Pacing, Send, Sending
+from gateway.store import ownership
+from gateway.store import pushes as store_pushes
+from gateway.store.client import Store
+from gateway.store.errors import Fenced, StoreError, StoreUnavailable
+from gateway.store.leases import Identity
+from gateway.store.log import Entry, position_key, tail
+from gateway.store.snapshots import Snapshots
+from protocol.schema import log_pb2, rpc_pb2
+
+_log = structlog.get_logger("columba.dispatch")
+
+_QUEUED_SENDS: Final = 50_000
+"""Sends that wait for contents or a link's turn; beyond it devices are looked at again later."""
+_DELIVER_BYTES: Final = 1 << 20
+_DELIVERIES: Final = 512
+"""Bounds of one deliver RPC."""
+_DUE: Final = 1_000
+"""Push ids in one `due` record."""
+_AS_INDEXES: Final = 16
+"""Up to so many devices travel as a list, more as a bitmap."""
+
+
+class Surroundings(NamedTuple):
+    """What all partitions of a node share."""
+
+    config: Dispatch
+    store: Store
+    identity: Identity
+    now_ms: Callable[[], int]
+    may_act: Callable[[], bool]
+    """False once the node's own lease has run out: then nothing is sent and nothing answered."""
+    links: Links
+    contents: Contents
+
+
+class Owned:
+    """A partition under this node's fencing token."""
+
+    def __init__(self, p: int, fence: int, seq: int, around: Surroundings) -> None:
+        self.p = p
+        self.fence = fence
+        self.seq = seq
+        """Of this node's last own append to the partition's log."""
+        self._around = around
+        config = around.config
+        self.partition = Partition(p)
+        self.sending = Sending(
+            self.partition,
+            Pacing(config.resend_s, config.resend_max_s, config.not_there_s, config.window),
+        )
+        self._expiries = Expiries(live_only_s=config.live_only_s, keep_s=config.keep_s)
+        self.snapshots = Snapshots(around.store, p, fence)
+        self._records_at_snapshot = 0
+        self.live = False
+        """Replayed up to where the log ended when we took over: from then on we send."""
+        self._live_from = (0, 0)
+        self._caught_up = asyncio.Event()
+        self._old_contents: list[int] = []
+        self._finals: list[int] = []
+        self._out: deque[Send] = deque()
+        self._out_ready = asyncio.Event()
+        self._appending = False
+        self.deposed = False
+        """A newer owner exists: the node lets go of this partition."""
+        self._sender: asyncio.Task[None] | None = None
+
+    # Taking over: fence (done by the node), then snapshot, then log.
+
+    async def load(self) -> str:
+        """Restore the newest snapshot; returns the log position to read from."""
+        store = self._around.store
+        snapshot = await self.snapshots.load()
+        if snapshot is not None:
+            pieces.restore(self.partition, snapshot.position, snapshot.pieces)
+        self._old_contents = await store_pushes.content_ids(store, self.p)
+        self._live_from = position_key(await tail(store, self.p))
+        self._sender = asyncio.create_task(self._run_sender())
+        self._go_live_if_caught_up()
+        return self.partition.position
+
+    def _go_live_if_caught_up(self) -> None:
+        if self.live or position_key(self.partition.position) < self._live_from:
+            return
+        self.live = True
+        self._caught_up.set()
+        for push in self.partition.pushes.values():
+            self._expiries.add(push)
+        pushes = self.partition.pushes
+        self._finals += [i for i in self._old_contents if i not in pushes or pushes[i].final]
+        self._old_contents.clear()
+        for edge in self._around.links.up:
+            self.on_link_up(edge)
+
+    async def wait_live(self) -> None:
+        await self._caught_up.wait()
+
+    def stop(self) -> None:
+        """Let go: nothing is sent from here on."""
+        self.deposed = True
+        self.live = False
+        if self._sender is not None:
+            self._sender.cancel()
+
+    # Folding.
+
+    def on_entry(self, entry: Entry) -> Effects:
+        """Fold one entry and queue what follows from it."""
+        effects = self.partition.fold(entry.position, entry.record)
+        for push_id, content in effects.contents.items():
+            self._around.contents.put(push_id, content)
+        if not self.live:
+            self._go_live_if_caught_up()
+            return effects
+        now = time.monotonic()
+        self._finals += effects.final
+        if effects.arrived:
+            self._queue(self.sending.on_arrived(effects.arrived, now))
+        for push in effects.fresh:
+            self._expiries.add(push)
+        if effects.fresh:
+            self._queue(self.sending.on_fresh(effects.fresh, now))
+        if effects.receipted:
+            self._queue(self.sending.on_receipted(effects.receipted, now))
+        return effects
+
+    # Sending.
+
+    def on_link_up(self, edge: int) -> None:
+        if self.live:
+            self._queue(self.sending.on_link_up(edge, time.monotonic()))
+
+    def on_link_down(self, edge: int) -> None:
+        self.sending.on_link_down(edge)
+
+    def on_timer(self, now: float) -> None:
+        due = self.sending.next_timer()
+        if self.live and due is not None and due <= now:
+            self._queue(self.sending.on_timer(now))
+
+    def _queue(self, sends: Sequence[Send]) -> None:
+        if not sends:
+            return
+        if len(self._out) + len(sends) > _QUEUED_SENDS:
+            now = time.monotonic()
+            for send in sends:
+                self.sending.on_refused(send.devices, now)
+            return
+        self._out.extend(sends)
+        self._out_ready.set()
+
+    @property
+    def queued(self) -> int:
+        return len(self._out)
+
+    async def _run_sender(self) -> None:
+        while True:
+            await self._out_ready.wait()
+            self._out_ready.clear()
+            while self._out:
+                batch = [self._out.popleft() for _ in range(min(len(self._out), _DELIVERIES))]
+                try:
+                    await self._transmit(batch)
+                except StoreError:
+                    # Contents could not be read: the store is away. Look again when it may be back.
+                    now = time.monotonic()
+                    for send in batch:
+                        self.sending.on_refused(send.devices, now)
+
+    async def _transmit(self, batch: Sequence[Send]) -> None:
+        contents = self._around.contents
+        found: dict[int, bytes] = {}
+        missing = []
+        for send in batch:
+            content = contents.get_nowait(send.push.push_id)
+            if content is None:
+                missing.append(send.push)
+            else:
+                found[send.push.push_id] = content
+        if missing:
+            found |= await contents.load(self.p, missing)
+        if self.deposed:
+            return
+        if not self._around.may_act():
+            now = time.monotonic()
+            for send in batch:
+                self.sending.on_refused(send.devices, now)
+            return
+        now_ms = self._around.now_ms()
+        by_edge: dict[int, list[Send]] = {}
+        for send in batch:
+            by_edge.setdefault(send.edge, []).append(send)
+        frames: dict[int, bytes] = {}
+        for edge, sends in by_edge.items():
+            self._deliver(edge, sends, found, frames, now_ms)
+
+    def _deliver(
+        self,
+        edge: int,
+        sends: Sequence[Send],
+        contents: dict[int, bytes],
+        frames: dict[int, bytes],
+        now_ms: int,
+    ) -> None:
+        request = rpc_pb2.Deliver(partition=self.p, fence=self.fence)
+        sent: list[BitMap] = []
+        size = 0
+        for send in sends:
+            push = send.push
+            content = contents.get(push.push_id)
+            ttl_s = remaining_s(push, now_ms)
+            if content is None or ttl_s is None:
+                continue  # expired, or final meanwhile: expiry is checked at each send
+            frame = frames.get(push.push_id)
+            if frame is None:
+                frame = frames[push.push_id] = message_frame(push.push_id, ttl_s, content)
+            few = len(send.devices) <= _AS_INDEXES
+            targets = b"" if few else bytes(send.devices.serialize())
+            request.deliveries.add(frame=frame, index=send.devices if few else (), bitmap=targets)
+            sent.append(send.devices)
+            size += len(frame) + len(targets)
+            if size >= _DELIVER_BYTES:
+                self._call(edge, request, sent)
+                request = rpc_pb2.Deliver(partition=self.p, fence=self.fence)
+                sent, size = [], 0
+        if sent:
+            self._call(edge, request, sent)
+
+    def _call(self, edge: int, request: rpc_pb2.Deliver, sent: Sequence[BitMap]) -> None:
+        def answered(reply: rpc_pb2.Delivered | None, deposed: bool) -> None:
+            if deposed:
+                self.deposed = True
+                return
+            now = time.monotonic()
+            if reply is None:
+                self.sending.on_refused(BitMap.union(BitMap(), *sent), now)
+                return
+            for refused in reply.refused:
+                self.sending.on_refused(refused.gone, now)
+                self.sending.on_refused(refused.slow, now)
+
+        self._around.links.deliver(edge, request, answered)
+
+    # Timers that enter the log as records before they are acted on.
+
+    async def append_due(self) -> None:
+        """Write pushes whose time is over, or whose rows may go, to the log."""
+        if self._appending or not self.live:
+            return
+        now_ms = self._around.now_ms()
+        config = self._around.config
+        expired = self._expiries.expired(self.partition, now_ms, _DUE)
+        forgotten = self._expiries.forgotten(self.partition, now_ms, _DUE, config.keep_bytes)
+        if not expired and not forgotten:
+            return
+        due = log_pb2.Due(expired=expired, forgotten=forgotten)
+        self._appending = True
+        try:
+            await self._append(log_pb2.Record(due=due).SerializeToString())
+        finally:
+            self._appending = False
+
+    async def _append(self, record: bytes) -> None:
+        """Until its outcome is known; a lost reply is repeated under its seq."""
+        self.seq += 1
+        around = self._around
+        while not self.deposed:
+            try:
+                await ownership.append_as_owner(
+                    around.store,
+                    self.p,
+                    around.identity,
+                    fence=self.fence,
+                    seq=self.seq,
+                    record=record,
+                )
+            except StoreUnavailable:
+                await asyncio.sleep(0.2)
+                await around.store.wait_up()
+            except Fenced:
+                self.deposed = True
+            else:
+                return
+
+    async def drop_contents(self) -> None:
+        """Contents of pushes that are final go from the store."""
+        finals, self._finals = self._finals[:_DUE], self._finals[_DUE:]
+        for push_id in finals:
+            self._around.contents.drop(push_id)
+        try:
+            await store_pushes.drop_contents(self._around.store, self.p, finals)
+        except StoreUnavailable:
+            self._finals += finals
+
+    # Snapshots.
+
+    def snapshot_due(self, now: float) -> bool:
+        records = self.partition.records - self._records_at_snapshot
+        config = self._around.config
+        return self.live and (
+            records >= config.snapshot_records
+            or (records > 0 and now - self.snapshots.written_at >= config.snapshot_s)
+        )
+
+    async def snapshot(self) -> None:
+        """Write what changed since the last one and trim the log."""
+        records = self.partition.records
+        dirty = set(self.partition.dirty)
+        frozen = pieces.freeze(self.partition)
+        try:
+            await self.snapshots.write(frozen.position, frozen.pieces(), frozen.removed)
+        except StoreError as error:
+            self.partition.dirty |= dirty  # not written: still to do
+            if isinstance(error, Fenced):
+                self.deposed = True
+            _log.warning("snapshot not written", partition=self.p, reason=str(error))
+            self.snapshots.written_at = time.monotonic()
+            return
+        self._records_at_snapshot = records
+
+    @property
+    def log_lag(self) -> int:
+        """Records folded since the last snapshot."""
+        return self.partition.records - self._records_at_snapshot

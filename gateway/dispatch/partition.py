@@ -1,0 +1,313 @@
+"""A partition's state, and the fold of its log into it.
+
+Pure and deterministic: `fold` uses the state and the record, nothing else. Time is the record's own
+(the ms of its stream id); timers and expiry enter as records. So a replay, on another node or by a
+later build, gives the same state. Folding is idempotent: sets, epochs, change numbers, push ids.
+"""
+
+from array import array
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from pyroaring import BitMap
+
+from gateway.dispatch.campaign import Campaign, Push, Single
+from protocol.schema import log_pb2
+
+OFFLINE: Final = 0
+_ROW_BYTES: Final = 220
+"""A finished single and its dict entry, measured; for the byte cap."""
+SINGLES_BLOCK: Final = 10
+PROFILES_BLOCK: Final = 12
+"""Shift: 1,024 singles (by order) and 4,096 profiles (by index) make one piece of a snapshot."""
+
+
+class Effects:
+    """What a fold changed that somebody has to act on."""
+
+    __slots__ = ("arrived", "contents", "ended", "final", "fresh", "receipted", "replaced")
+
+    def __init__(self) -> None:
+        self.arrived = BitMap()
+        """Devices with a new session."""
+        self.replaced: list[tuple[int, int, int]] = []
+        """(edge, index, new epoch) of sessions that a later one at another edge fenced"""
+        self.fresh: list[Push] = []
+        """Pushes seen for the first time."""
+        self.contents: dict[int, bytes] = {}
+        """push id -> content, where the record carried it"""
+        self.receipted: set[int] = set()
+        """Devices from which a receipt came."""
+        self.final: list[int] = []
+        """Pushes whose last device became final: their content can go."""
+        self.ended: list[tuple[int, int, BitMap]] = []
+        """(edge, start, devices that were online there) of edges declared dead"""
+
+
+class Partition:
+    """All that is known of one slice of the devices."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.position = "0-0"
+        """Log position that this state stands for."""
+        self.records = 0
+        """Folded since this object was made."""
+        self.order = 0
+        """Pushes folded so far: the next one's place."""
+        self.apps: dict[int, BitMap] = {}
+        self.location = array("H")
+        """index -> edge number, 0 = offline"""
+        self.online: dict[int, BitMap] = {}
+        """edge -> device indexes"""
+        self.tags: dict[str, BitMap] = {}
+        """"app number/tag" -> device indexes"""
+        self.profiles: dict[int, tuple[int, tuple[str, ...]]] = {}
+        """index -> (change number, keys of `tags`)"""
+        self.pushes: dict[int, Push] = {}
+        self.campaigns: dict[int, Campaign] = {}
+        """Those with pending devices, in the order of the log."""
+        self.inbox: dict[int, list[Single]] = {}
+        """index -> pending singles, in the order of the log"""
+        self.dirty: set[str] = set()
+        """Pieces of a snapshot that changed since the last one."""
+        self._singles: dict[int, list[int]] = {}
+        """block -> push ids of singles"""
+
+    # Questions.
+
+    def edge_of(self, index: int) -> int:
+        return self.location[index] if index < len(self.location) else OFFLINE
+
+    def app_of(self, index: int) -> int:
+        """App number of a device, 0 if there is no such device."""
+        for app, devices in self.apps.items():
+            if index in devices:
+                return app
+        return 0
+
+    def pending_of(self, index: int) -> list[Push]:
+        """A device's pending pushes, in the order of the log."""
+        pending: list[Push] = list(self.inbox.get(index, ()))
+        pending += [c for c in self.campaigns.values() if c.is_pending(index)]
+        pending.sort(key=lambda push: push.order)
+        return pending
+
+    def tags_of(self, index: int) -> list[str]:
+        _, names = self.profiles.get(index, (0, ()))
+        return [name.partition("/")[2] for name in names]
+
+    def singles(self) -> Iterator[tuple[int, list[Single]]]:
+        """(block, singles) of all blocks, for a snapshot."""
+        for block in self._singles:
+            yield block, self.singles_of(block)
+
+    def singles_of(self, block: int) -> list[Single]:
+        found = (self.pushes.get(push_id) for push_id in self._singles.get(block, ()))
+        return [push for push in found if isinstance(push, Single)]
+
+    def estimated_bytes(self) -> int:
+        """Memory of rows of pushes, estimated."""
+        marks = sum(len(c.marks) + 1 for c in self.pushes.values() if isinstance(c, Campaign))
+        return len(self.pushes) * _ROW_BYTES + marks * 512
+
+    # The fold.
+
+    def fold(self, position: str, record: bytes) -> Effects:
+        """Fold one record of the log. Records must come in log order, repetitions do no harm."""
+        effects = Effects()
+        ms = int(position.partition("-")[0])
+        message = log_pb2.Record.FromString(record)
+        if message.HasField("sessions"):
+            self._fold_sessions(message.sessions, effects)
+        for receipts in message.receipts:
+            self._fold_receipts(receipts, effects)
+        for profile in message.profiles:
+            self._fold_profile(profile)
+        for push in message.pushes:
+            self._fold_push(push, ms, effects)
+        for down in message.edges_down:
+            self._fold_edge_down(down, effects)
+        if message.HasField("due"):
+            self._fold_due(message.due, effects)
+        self.position = position
+        self.records += 1
+        return effects
+
+    def _fold_sessions(self, sessions: log_pb2.Sessions, effects: Effects) -> None:
+        edge = sessions.edge
+        location = self.location
+        here = self._online_at(edge)
+        for index, app, epoch in zip(sessions.up, sessions.app, sessions.epoch, strict=True):
+            self._add_device(index, app)
+            before = location[index]
+            if before != edge:
+                if before != OFFLINE:
+                    self._go_offline(index, before)
+                    effects.replaced.append((before, index, epoch))
+                location[index] = edge
+                here.add(index)
+        effects.arrived.update(sessions.up)
+        for index in sessions.down:
+            if index < len(location) and location[index] == edge:
+                location[index] = OFFLINE
+                here.discard(index)
+        # A session that came and went within this record has not arrived.
+        if sessions.down:
+            effects.arrived &= here
+
+    def _online_at(self, edge: int) -> BitMap:
+        self.dirty.add(f"online/{edge}")
+        here = self.online.get(edge)
+        if here is None:
+            here = self.online[edge] = BitMap()
+        return here
+
+    def _go_offline(self, index: int, edge: int) -> None:
+        self._online_at(edge).discard(index)
+
+    def _add_device(self, index: int, app: int) -> None:
+        self.reserve(index)
+        devices = self.apps.get(app)
+        if devices is None:
+            devices = self.apps[app] = BitMap()
+        if index not in devices:
+            devices.add(index)
+            self.dirty.add(f"apps/{app}")
+
+    def _fold_receipts(self, receipts: log_pb2.Receipts, effects: Effects) -> None:
+        push = self.pushes.get(receipts.push_id)
+        indexes = receipts.index
+        effects.receipted.update(indexes)
+        if push is None or not push.receipts(receipts.state, indexes):
+            return
+        self._touch(push)
+        self._settle(push, effects)
+
+    def _settle(self, push: Push, effects: Effects) -> None:
+        """Take a push whose devices may have become final out of what is pending."""
+        if isinstance(push, Single):
+            box = self.inbox.get(push.index)
+            if box is not None and push in box and push.final:
+                box.remove(push)
+                if not box:
+                    del self.inbox[push.index]
+                effects.final.append(push.push_id)
+        elif push.push_id in self.campaigns and push.final:
+            del self.campaigns[push.push_id]
+            effects.final.append(push.push_id)
+
+    def _fold_profile(self, profile: log_pb2.Profile) -> None:
+        index = profile.index
+        app = self.app_of(index)
+        change, names = self.profiles.get(index, (0, ()))
+        if not app or profile.change <= change:
+            return
+        wanted = tuple(f"{app}/{tag}" for tag in profile.tags)
+        for name in set(names).difference(wanted):
+            self.tags[name].discard(index)
+            if not self.tags[name]:
+                del self.tags[name]
+        for name in set(wanted).difference(names):
+            self.tags.setdefault(name, BitMap()).add(index)
+        self.profiles[index] = (profile.change, wanted)
+        self.dirty.add(f"profiles/{index >> PROFILES_BLOCK}")
+
+    def _fold_push(self, record: log_pb2.Push, ms: int, effects: Effects) -> None:
+        if record.push_id in self.pushes:
+            return  # a fan-out that two processes completed
+        self.order += 1
+        accepted_ms = record.accepted_ms or ms
+        if len(record.index) == 1 and not record.everybody and not record.accepted_ms:
+            push = self._single(record, accepted_ms)
+        else:
+            push = self._campaign(record, accepted_ms)
+        self.pushes[push.push_id] = push
+        self._touch(push)
+        effects.fresh.append(push)
+        if record.content:
+            effects.contents[push.push_id] = record.content
+        if isinstance(push, Campaign):
+            self.campaigns[push.push_id] = push
+            self._settle(push, effects)  # an audience of nobody is final at once
+
+    def _single(self, record: log_pb2.Push, accepted_ms: int) -> Push:
+        index = record.index[0]
+        if record.ttl_s == 0 and self.edge_of(index) == OFFLINE:
+            # Only who is connected now: nobody.
+            return self._campaign(record, accepted_ms)
+        push = Single(record.push_id, record.app, record.ttl_s, accepted_ms, self.order, index)
+        self.inbox.setdefault(index, []).append(push)
+        self._singles.setdefault(self.order >> SINGLES_BLOCK, []).append(push.push_id)
+        return push
+
+    def _campaign(self, record: log_pb2.Push, accepted_ms: int) -> Campaign:
+        targeted = self._audience(record)
+        if record.ttl_s == 0:
+            targeted &= BitMap.union(BitMap(), *self.online.values())
+        push = Campaign(record.push_id, record.app, record.ttl_s, accepted_ms, self.order, targeted)
+        push.home, push.in_record = record.home, record.accepted_ms > 0
+        return push
+
+    def _audience(self, record: log_pb2.Push) -> BitMap:
+        devices = self.apps.get(record.app, BitMap())
+        return devices.copy() if record.everybody else devices & BitMap(record.index)
+
+    def _fold_edge_down(self, down: log_pb2.EdgeDown, effects: Effects) -> None:
+        devices = self.online.pop(down.edge, BitMap())
+        self.dirty.add(f"online/{down.edge}")
+        for index in devices:
+            self.location[index] = OFFLINE
+        effects.ended.append((down.edge, down.start, devices))
+
+    def _fold_due(self, due: log_pb2.Due, effects: Effects) -> None:
+        for push_id in due.expired:
+            push = self.pushes.get(push_id)
+            if push is not None:
+                push.expire()
+                self._touch(push)
+                self._settle(push, effects)
+        for push_id in due.forgotten:
+            push = self.pushes.get(push_id)
+            if push is not None and push.final:
+                self._touch(push)
+                del self.pushes[push_id]
+                if isinstance(push, Single):
+                    block = push.order >> SINGLES_BLOCK
+                    self._singles[block].remove(push_id)
+                    if not self._singles[block]:
+                        del self._singles[block]
+
+    def _touch(self, push: Push) -> None:
+        if isinstance(push, Single):
+            self.dirty.add(f"singles/{push.order >> SINGLES_BLOCK}")
+        else:
+            self.dirty.add(f"campaigns/{push.push_id}")
+
+    # Restoring (gateway.dispatch.pieces).
+
+    def restore_online(self, edge: int, devices: BitMap) -> None:
+        self.online[edge] = devices
+        for index in devices:
+            self.reserve(index)
+            self.location[index] = edge
+
+    def restore_profile(self, index: int, change: int, names: Iterable[str]) -> None:
+        self.profiles[index] = (change, tuple(names))
+        for name in names:
+            self.tags.setdefault(name, BitMap()).add(index)
+
+    def restore_push(self, push: Push) -> None:
+        """In ascending order, so that what is pending stands in the order of the log."""
+        self.pushes[push.push_id] = push
+        if isinstance(push, Single):
+            self._singles.setdefault(push.order >> SINGLES_BLOCK, []).append(push.push_id)
+            if not push.final:
+                self.inbox.setdefault(push.index, []).append(push)
+        elif not push.final:
+            self.campaigns[push.push_id] = push
+
+    def reserve(self, index: int) -> None:
+        """Make room in `location` up to this index."""
+        if index >= len(self.location):
+            self.location.frombytes(bytes(2 * (index + 1024 - len(self.location))))

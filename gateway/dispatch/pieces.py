@@ -1,0 +1,180 @@
+"""A partition's state cut into pieces for a snapshot, and put together again.
+
+`freeze` takes copies at one position without serialising what is large in Python; `Frozen.pieces`
+serialises piece by piece, so that the fold can go on in between.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+import msgspec
+from pyroaring import BitMap
+
+from gateway.dispatch.campaign import Campaign, Push, Single
+from gateway.dispatch.partition import PROFILES_BLOCK, Partition
+from protocol.schema import log_pb2
+
+_META: Final = "meta"
+
+
+class Meta(msgspec.Struct, frozen=True):
+    order: int
+
+
+class Frozen(NamedTuple):
+    """What changed since the last snapshot, as it stood at `position`."""
+
+    position: str
+    makers: list[tuple[str, Callable[[], bytes]]]
+    """(name, serialise)"""
+    removed: list[str]
+
+    def pieces(self) -> Iterator[tuple[str, bytes]]:
+        for name, make in self.makers:
+            yield name, make()
+
+
+def freeze(partition: Partition) -> Frozen:
+    """Copies of the dirty pieces; from here on the partition collects dirt for the next snapshot."""
+    makers: list[tuple[str, Callable[[], bytes]]] = []
+    removed: list[str] = []
+    meta = Meta(partition.order)
+    makers.append((_META, lambda: msgspec.json.encode(meta)))
+    for name in sorted(partition.dirty):
+        maker = _maker(partition, name)
+        if maker is None:
+            removed.append(name)
+        else:
+            makers.append((name, maker))
+    partition.dirty.clear()
+    return Frozen(partition.position, makers, removed)
+
+
+def restore(partition: Partition, position: str, pieces: dict[str, bytes]) -> None:
+    """Put a freshly made partition into the state of a snapshot. Any exception: it is unreadable."""
+    partition.order = msgspec.json.decode(pieces[_META], type=Meta).order
+    pushes: list[Push] = []
+    for name, blob in pieces.items():
+        kind, _, rest = name.partition("/")
+        if kind == "apps":
+            partition.apps[int(rest)] = BitMap.deserialize(blob)
+        elif kind == "online":
+            partition.restore_online(int(rest), BitMap.deserialize(blob))
+        elif kind == "profiles":
+            for profile in log_pb2.Record.FromString(blob).profiles:
+                partition.restore_profile(profile.index, profile.change, profile.tags)
+        elif kind == "campaigns":
+            pushes.append(_read_campaign(blob))
+        elif kind == "singles":
+            pushes += _read_singles(blob)
+    for push in sorted(pushes, key=lambda push: push.order):
+        partition.restore_push(push)
+    for devices in partition.apps.values():
+        if devices:
+            partition.reserve(devices.max())
+    partition.position = position
+    partition.dirty.clear()
+
+
+def _maker(partition: Partition, name: str) -> Callable[[], bytes] | None:
+    """Serialiser of a frozen copy of one piece; None if there is nothing left of it."""
+    kind, _, rest = name.partition("/")
+    if kind in ("apps", "online"):
+        devices = (partition.apps if kind == "apps" else partition.online).get(int(rest))
+        return _bitmap_maker(devices) if devices else None
+    if kind == "profiles":
+        block = int(rest)
+        span = range(block << PROFILES_BLOCK, (block + 1) << PROFILES_BLOCK)
+        rows = [(i, *partition.profiles[i]) for i in span if i in partition.profiles]
+        return lambda: _write_profiles(rows)
+    if kind == "singles":
+        singles = [_row(single) for single in partition.singles_of(int(rest))]
+        return (lambda: _write_singles(singles)) if singles else None
+    push = partition.pushes.get(int(rest))
+    return _campaign_maker(push) if isinstance(push, Campaign) else None
+
+
+def _bitmap_maker(devices: BitMap) -> Callable[[], bytes]:
+    copy = devices.copy()
+    return lambda: bytes(copy.serialize())
+
+
+def _write_profiles(rows: list[tuple[int, int, tuple[str, ...]]]) -> bytes:
+    return log_pb2.Record(
+        profiles=[log_pb2.Profile(index=i, change=change, tags=tags) for i, change, tags in rows]
+    ).SerializeToString()
+
+
+_Row = tuple[int, int, int, int, int, int, int]
+
+
+def _row(single: Single) -> _Row:
+    return (
+        single.push_id,
+        single.app,
+        single.ttl_s,
+        single.accepted_ms,
+        single.order,
+        single.index,
+        single.marks,
+    )
+
+
+def _write_singles(rows: list[_Row]) -> bytes:
+    columns = list(zip(*rows, strict=True))
+    names = ("push_id", "app", "ttl_s", "accepted_ms", "order", "index", "marks")
+    return log_pb2.SingleStates(**dict(zip(names, columns, strict=True))).SerializeToString()
+
+
+def _read_singles(blob: bytes) -> list[Push]:
+    states = log_pb2.SingleStates.FromString(blob)
+    singles: list[Push] = []
+    for push_id, app, ttl_s, accepted_ms, order, index, marks in zip(
+        states.push_id,
+        states.app,
+        states.ttl_s,
+        states.accepted_ms,
+        states.order,
+        states.index,
+        states.marks,
+        strict=True,
+    ):
+        single = Single(push_id, app, ttl_s, accepted_ms, order, index)
+        single.marks = marks
+        singles.append(single)
+    return singles
+
+
+def _campaign_maker(campaign: Campaign) -> Callable[[], bytes]:
+    targeted = campaign.targeted  # never changed after the fold of its push
+    marks = {mark: devices.copy() for mark, devices in campaign.marks.items()}
+
+    def make() -> bytes:
+        return log_pb2.CampaignState(
+            push_id=campaign.push_id,
+            app=campaign.app,
+            ttl_s=campaign.ttl_s,
+            accepted_ms=campaign.accepted_ms,
+            home=campaign.home,
+            in_record=campaign.in_record,
+            order=campaign.order,
+            targeted=bytes(targeted.serialize()),
+            marks={mark: bytes(devices.serialize()) for mark, devices in marks.items()},
+        ).SerializeToString()
+
+    return make
+
+
+def _read_campaign(blob: bytes) -> Campaign:
+    state = log_pb2.CampaignState.FromString(blob)
+    campaign = Campaign(
+        state.push_id,
+        state.app,
+        state.ttl_s,
+        state.accepted_ms,
+        state.order,
+        BitMap.deserialize(state.targeted),
+    )
+    campaign.home, campaign.in_record = state.home, state.in_record
+    campaign.marks = {m: BitMap.deserialize(raw) for m, raw in state.marks.items()}
+    return campaign

@@ -1,0 +1,266 @@
+"""What to send now: the volatile half of a partition, which no log and no snapshot knows.
+
+Delivery follows state, not events: a device that is online, has something pending and nothing under
+way is always due to be sent to. A session coming up, a takeover, a link coming up, a refusal and a
+timer are only reasons to look at a device; looking sends everything that is pending, in the order
+of the log, a window at a time. Sending twice does no harm (ids), forgetting would.
+
+Pure: time is an argument, seconds of any steady clock.
+"""
+
+import heapq
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from pyroaring import BitMap
+
+from gateway.dispatch.campaign import Push, Single
+from gateway.dispatch.partition import OFFLINE, Partition
+
+_MERGE_S: Final = 1.0
+"""Sends of a push within this time share one timer."""
+_BACKOFF_MAX: Final = 6
+"""Doublings of the delay after refusals and missing receipts."""
+
+
+class Send(NamedTuple):
+    """One push to some devices of one edge; a sequence of them keeps the order of each device."""
+
+    edge: int
+    push: Push
+    devices: BitMap
+
+
+class Pacing(NamedTuple):
+    """Times of resending, seconds, and the window of a backlog."""
+
+    resend_s: float
+    resend_max_s: float
+    not_there_s: float
+    window: int
+
+
+class _Timer(NamedTuple):
+    due: float
+    push_id: int
+    attempt: int
+
+
+class Sending:
+    """Decides for one partition what goes to which edge."""
+
+    def __init__(self, partition: Partition, pacing: Pacing) -> None:
+        self._partition = partition
+        self._pacing = pacing
+        self.linked: set[int] = set()
+        """Edges that can be reached."""
+        self._behind: dict[int, int] = {}
+        """Devices with more pending than a window: order of the last push sent to them."""
+        self._timers: list[_Timer] = []
+        self._underway: dict[_Timer, BitMap] = {}
+        """Devices to look at again when the timer fires and no receipt has come."""
+        self._last_timer: dict[tuple[int, int], _Timer] = {}
+        self._looks: list[tuple[float, int]] = []
+        """(due, index) of devices that an edge refused"""
+        self._refusals: dict[int, int] = {}
+        """index -> refusals in a row"""
+
+    # Reasons to look.
+
+    def on_fresh(self, pushes: Iterable[Push], now: float) -> list[Send]:
+        """New pushes: to those who are online and not behind."""
+        sends: list[Send] = []
+        for push in pushes:
+            if isinstance(push, Single):
+                index = push.index
+                edge = self._partition.edge_of(index)
+                if edge in self.linked and index not in self._behind and not push.final:
+                    sends.append(Send(edge, push, BitMap((index,))))
+            else:
+                sends += self._split(push, push.pending() - BitMap(self._behind))
+        self._note(sends, 0, now)
+        return sends
+
+    def on_arrived(self, devices: BitMap, now: float) -> list[Send]:
+        """Devices to look at from scratch: a new session, a new link, a refusal that is over."""
+        for index in devices.intersection(BitMap(self._behind)):
+            del self._behind[index]
+        due = self._reachable(devices)
+        if not due:
+            return []
+        sends = self._backlog(due)
+        self._note(sends, 0, now)
+        return sends
+
+    def on_receipted(self, devices: Iterable[int], now: float) -> list[Send]:
+        """Receipts came: those behind get more of their backlog."""
+        sends: list[Send] = []
+        for index in devices:
+            self._refusals.pop(index, None)
+            if index in self._behind:
+                sends += self._next_window(index)
+        self._note(sends, 0, now)
+        return sends
+
+    def on_link_up(self, edge: int, now: float) -> list[Send]:
+        self.linked.add(edge)
+        return self.on_arrived(self._partition.online.get(edge, BitMap()).copy(), now)
+
+    def on_link_down(self, edge: int) -> None:
+        self.linked.discard(edge)
+
+    def on_refused(self, devices: Iterable[int], now: float) -> None:
+        """An edge did not have them, or their output is full: look again a little later."""
+        for index in devices:
+            count = self._refusals[index] = self._refusals.get(index, 0) + 1
+            delay = self._pacing.not_there_s * 2 ** min(count - 1, _BACKOFF_MAX)
+            heapq.heappush(self._looks, (now + delay, index))
+
+    def on_timer(self, now: float) -> list[Send]:
+        """Everything that has become due."""
+        again = BitMap()
+        while self._looks and self._looks[0][0] <= now:
+            again.add(heapq.heappop(self._looks)[1])
+        sends = self.on_arrived(again, now) if again else []
+        for index in again - self._reachable(again):
+            self._refusals.pop(index, None)  # gone for good; its next session is a fresh start
+        while self._timers and self._timers[0].due <= now:
+            sends += self._resend(heapq.heappop(self._timers), now)
+        return sends
+
+    def next_timer(self) -> float | None:
+        """When `on_timer` has something to do, or None."""
+        times = [self._timers[0].due] if self._timers else []
+        if self._looks:
+            times.append(self._looks[0][0])
+        return min(times, default=None)
+
+    # Parts of it.
+
+    def _reachable(self, devices: BitMap) -> BitMap:
+        online = self._partition.online
+        here = (online[edge] for edge in self.linked if edge in online)
+        return devices & BitMap.union(BitMap(), *here)
+
+    def _split(self, push: Push, devices: BitMap) -> list[Send]:
+        """By edge, for those that are online at a linked edge."""
+        if not devices:
+            return []
+        sends = []
+        for edge in self.linked:
+            here = self._partition.online.get(edge)
+            hit = devices & here if here else None
+            if hit:
+                sends.append(Send(edge, push, hit))
+        return sends
+
+    def _backlog(self, due: BitMap) -> list[Send]:
+        """All that is pending for these reachable devices, a window each, in the order of the log."""
+        partition = self._partition
+        boxes = [partition.inbox[i] for i in due if i in partition.inbox]
+        longest = max(map(len, boxes), default=0) + len(partition.campaigns)
+        if longest > self._pacing.window:
+            return [send for index in due for send in self._next_window(index, anew=True)]
+        pushes: list[Push] = [single for box in boxes for single in box]
+        pushes += partition.campaigns.values()
+        pushes.sort(key=lambda push: push.order)
+        sends: list[Send] = []
+        for push in pushes:
+            if isinstance(push, Single):
+                edge = partition.edge_of(push.index)
+                sends.append(Send(edge, push, BitMap((push.index,))))
+            else:
+                sends += self._split(push, push.pending() & due)
+        return sends
+
+    def _next_window(self, index: int, *, anew: bool = False) -> list[Send]:
+        """More of a device's backlog, so that at most a window of it is without receipt."""
+        edge = self._partition.edge_of(index)
+        if edge == OFFLINE or edge not in self.linked:
+            self._behind.pop(index, None)
+            return []
+        sent_to = -1 if anew else self._behind[index]
+        pending = self._partition.pending_of(index)
+        unsent = [push for push in pending if push.order > sent_to]
+        room = self._pacing.window - (len(pending) - len(unsent))
+        if unsent and room < self._pacing.window // 2:
+            return []
+        batch = unsent[: max(0, room)]
+        if len(batch) < len(unsent):
+            self._behind[index] = batch[-1].order if batch else sent_to
+        else:
+            self._behind.pop(index, None)
+        return [Send(edge, push, BitMap((index,))) for push in batch]
+
+    def _note(self, sends: Iterable[Send], attempt: int, now: float) -> None:
+        """Start the timers that bring unreceipted sends back."""
+        delay = min(self._pacing.resend_s * 2 ** min(attempt, 16), self._pacing.resend_max_s)
+        for send in sends:
+            key = (send.push.push_id, attempt)
+            timer = self._last_timer.get(key)
+            if timer is None or timer.due < now + delay - _MERGE_S or timer not in self._underway:
+                timer = _Timer(now + delay, send.push.push_id, attempt)
+                self._last_timer[key] = timer
+                if timer not in self._underway:
+                    heapq.heappush(self._timers, timer)
+                    self._underway[timer] = BitMap()
+            self._underway[timer] |= send.devices
+
+    def _resend(self, timer: _Timer, now: float) -> list[Send]:
+        devices = self._underway.pop(timer)
+        key = (timer.push_id, timer.attempt)
+        if self._last_timer.get(key) == timer:
+            del self._last_timer[key]
+        push = self._partition.pushes.get(timer.push_id)
+        if push is None or push.ttl_s == 0 or push.final:
+            return []
+        again = (devices & push.pending()) - BitMap(self._behind)
+        sends = self._split(push, again)
+        self._note(sends, timer.attempt + 1, now)
+        return sends
+
+
+class Expiries:
+    """When pushes run out, and when the rows of finished ones go. Milliseconds of the store's clock."""
+
+    def __init__(self, *, live_only_s: float, keep_s: float) -> None:
+        self._live_only_ms = int(live_only_s * 1000)
+        self._keep_ms = int(keep_s * 1000)
+        self._expiring: list[tuple[int, int]] = []
+        self._keeping: list[tuple[int, int]] = []
+
+    def add(self, push: Push) -> None:
+        ttl_ms = push.ttl_s * 1000 or self._live_only_ms
+        expires_ms = push.accepted_ms + ttl_ms
+        if not push.final:
+            heapq.heappush(self._expiring, (expires_ms, push.push_id))
+        heapq.heappush(self._keeping, (expires_ms + self._keep_ms, push.push_id))
+
+    def expired(self, partition: Partition, now_ms: int, most: int) -> list[int]:
+        """At most `most` pushes whose time is over and that still have pending devices."""
+        found: list[int] = []
+        while self._expiring and self._expiring[0][0] <= now_ms and len(found) < most:
+            _, push_id = heapq.heappop(self._expiring)
+            push = partition.pushes.get(push_id)
+            if push is not None and not push.final:
+                found.append(push_id)
+        return found
+
+    def forgotten(self, partition: Partition, now_ms: int, most: int, keep_bytes: int) -> list[int]:
+        """At most `most` finished pushes that have been kept long enough, or are over the cap."""
+        found: list[int] = []
+        over = partition.estimated_bytes() > keep_bytes
+        while self._keeping and len(found) < most and (over or self._keeping[0][0] <= now_ms):
+            at, push_id = heapq.heappop(self._keeping)
+            push = partition.pushes.get(push_id)
+            if push is None:
+                continue
+            if push.final:
+                found.append(push_id)
+            elif at <= now_ms:
+                heapq.heappush(self._keeping, (now_ms + 60_000, push_id))
+            else:
+                # Over the cap, but this one is not finished: it and all later ones stay.
+                heapq.heappush(self._keeping, (at, push_id))
+                break
+        return found

@@ -1,0 +1,148 @@
+"""Down: `deliver` of a dispatch node turned into writes, in slices of at most 2 ms.
+
+One encode (done by the node), then one write for each connection. The reply names the devices that
+were not there, or whose output is full; they stay pending at the node.
+"""
+
+import asyncio
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+from pyroaring import BitMap
+
+from gateway.edge.reactor import Reactor
+from gateway.edge.table import Table
+from gateway.rpc import RpcError
+from protocol.schema import rpc_pb2
+from protocol.states import State
+
+_SLICE_S: Final = 0.002
+"""A deliver to 20,000 rows in one go would hold heartbeats and other pushes up for 150 ms."""
+_STRIDE: Final = 32
+"""Rows between two looks at the clock."""
+Hold = Callable[[int, bytes], bool]
+"""(descriptor, frame) of a row before its WELCOME: keep it; False if it keeps too much already"""
+
+
+class Delivery:
+    """Works off delivers in the order in which they came."""
+
+    JOBS: Final = 4096
+    """Delivers that may wait; beyond it the node is told to come again."""
+
+    def __init__(self, table: Table, reactor: Reactor, hold: Hold) -> None:
+        self._table = table
+        self._reactor = reactor
+        self._hold = hold
+        self._jobs: deque[tuple[Iterator[None], asyncio.Future[bytes]]] = deque()
+        self._fences: dict[int, int] = {}
+        self._scheduled = False
+        self.messages_total = 0
+        self.gone_total = 0
+        self.slow_total = 0
+
+    def deliver(self, body: bytes) -> "asyncio.Future[bytes]":
+        """RPC handler: columba.rpc.Deliver -> Delivered. RpcError 'fenced' for a deposed owner."""
+        request = rpc_pb2.Deliver.FromString(body)
+        p = request.partition
+        if request.fence < self._fences.get(p, 0):
+            raise RpcError("fenced", f"a newer owner of partition {p} has spoken")
+        if len(self._jobs) >= self.JOBS:
+            raise RpcError("busy", "too many delivers wait at this edge")
+        self._fences[p] = request.fence
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[bytes] = loop.create_future()
+        reply = rpc_pb2.Delivered()
+        self._jobs.append((self._work(request, reply, future), future))
+        if not self._scheduled:
+            self._scheduled = True
+            loop.call_soon(self._turn)
+        return future
+
+    @property
+    def waiting(self) -> int:
+        return len(self._jobs)
+
+    def _turn(self) -> None:
+        end = time.perf_counter() + _SLICE_S
+        jobs = self._jobs
+        while jobs and time.perf_counter() < end:
+            work, future = jobs[0]
+            try:
+                for _ in work:
+                    if time.perf_counter() >= end:
+                        break
+                else:
+                    jobs.popleft()
+            except Exception as error:  # one malformed deliver must not stop those behind it
+                jobs.popleft()
+                if not future.done():
+                    future.set_exception(error)
+        self._reactor.flush()
+        if jobs:
+            asyncio.get_running_loop().call_soon(self._turn)
+        else:
+            self._scheduled = False
+
+    def _work(
+        self, request: rpc_pb2.Deliver, reply: rpc_pb2.Delivered, future: "asyncio.Future[bytes]"
+    ) -> Iterator[None]:
+        """Send all deliveries of a request; yields every few rows."""
+        p = request.partition
+        for number, delivery in enumerate(request.deliveries):
+            gone, slow = array("I"), array("I")
+            yield from self._send(p, delivery, gone, slow)
+            if gone or slow:
+                reply.refused.append(rpc_pb2.Refused(delivery=number, gone=gone, slow=slow))
+                self.gone_total += len(gone)
+                self.slow_total += len(slow)
+        if not future.done():
+            future.set_result(reply.SerializeToString())
+
+    def _send(
+        self, p: int, delivery: rpc_pb2.Delivery, gone: "array[int]", slow: "array[int]"
+    ) -> Iterator[None]:
+        frame = delivery.frame
+        rows = self._table.rows.get(p, {})
+        indexes: Iterable[int] = delivery.index
+        if delivery.bitmap:
+            wanted = BitMap.deserialize(delivery.bitmap)
+            self._send_early(p, wanted, frame, slow)
+            here = self._table.here.get(p)
+            indexes = wanted & here if here is not None else BitMap()
+            gone.extend(wanted - indexes)
+        elif p in self._table.arriving:
+            early = BitMap(indexes)
+            self._send_early(p, early, frame, slow)
+            indexes = [index for index in indexes if index in early]
+        offer = self._reactor.offer
+        state = self._table.state
+        for count, index in enumerate(indexes, 1):
+            fd = rows.get(index)
+            if fd is None or state[fd] != State.OPEN:
+                gone.append(index)
+            elif offer(fd, frame):
+                self.messages_total += 1
+            else:
+                slow.append(index)
+            if not count % _STRIDE:
+                self._reactor.flush()
+                yield
+        yield
+
+    def _send_early(self, p: int, wanted: BitMap, frame: bytes, slow: "array[int]") -> None:
+        """Rows whose registration is on its way keep the frame until their WELCOME.
+
+        A node's deliver can reach us before the store's reply to our own registration does. Such
+        rows are taken out of `wanted`: an older row of the same device is about to be fenced.
+        """
+        for index, fd in list(self._table.arriving.get(p, {}).items()):
+            if index in wanted:
+                wanted.discard(index)
+                if self._hold(fd, frame):
+                    self.messages_total += 1
+                else:
+                    slow.append(index)

@@ -1,0 +1,351 @@
+"""One edge process: a uvloop loop with timers, RPC and the store client; devices in the reactor."""
+
+import asyncio
+import json
+import os
+import random
+import resource
+import signal
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+import structlog
+import uvloop
+
+from gateway.config import Config
+from gateway.datadir import RUN, socket_dir
+from gateway.edge.answers import goaway
+from gateway.edge.delivery import Delivery
+from gateway.edge.reactor import Limits, Reactor
+from gateway.edge.registrar import Registrar
+from gateway.edge.sessions import Sessions
+from gateway.edge.table import TICK_S, Table
+from gateway.edge.uplink import Uplink
+from gateway.metrics import Sample, encode_stats
+from gateway.network import check_plaintext, split_address
+from gateway.rpc import Method, RpcServer
+from gateway.secretfiles import Secrets
+from gateway.store.apps import App, Apps
+from gateway.store.client import Store
+from gateway.store.clock import StoreClock
+from gateway.store.errors import StoreError, StoreUnavailable
+from gateway.store.leases import Identity, Lease, LeaseLost, Roster
+from gateway.tokens import Sealer
+from protocol.codes import CloseCode
+from protocol.schema import rpc_pb2
+from protocol.states import State
+
+_log = structlog.get_logger("columba.edge")
+
+_CLOCK_S: Final = 0.25
+_RESUME_S: Final = 0.02
+_LEAVE_S: Final = 3.0
+"""How long a stopping edge waits for the store to take its last records."""
+_CONTINUE: Final = 500
+"""Sessions registered again in one step after a lost lease."""
+
+Ready = Callable[[dict[str, object]], None]
+
+
+class EdgeProcess:
+    """Wires the parts of an edge together and runs them until it is told to stop."""
+
+    def __init__(self, config: Config, secrets: Secrets, store_url: str) -> None:
+        self._config = config
+        self._secrets = secrets
+        self._store_url = store_url
+        self._clock = StoreClock()
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._descriptors = min(limit, 1 << 20)
+        self.table = Table(self._descriptors)
+        self.sessions = Sessions(
+            config.edge,
+            config.service.partitions,
+            self.table,
+            Sealer(secrets.master_keys, secrets.current),
+            self._clock.now_ms,
+        )
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._own_port = 0
+        self._leases_lost = 0
+
+    async def run(self, ready: Ready) -> None:
+        """Serve until SIGTERM or SIGINT, then drain."""
+        stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        edge = self._config.edge
+        check_plaintext(edge.listen, allowed=edge.allow_plaintext, setting="edge.allow_plaintext")
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopping.set)
+        self.store = await Store.connect_patiently(
+            self._store_url, timeout_s=self._config.store.timeout_s
+        )
+        self._wire(loop)
+        await self._open(loop)
+        ready(
+            {
+                "role": "edge",
+                "number": self._lease.identity.number,
+                "start": self._lease.identity.start,
+                "pid": os.getpid(),
+                "devices": self._config.edge.listen,
+                "own": self._own_address(),
+                "rpc": self.rpc.address,
+            }
+        )
+        tasks = [
+            asyncio.create_task(self._keep_lease()),
+            asyncio.create_task(self._apps.keep_fresh()),
+            asyncio.create_task(self._run_clock()),
+        ]
+        await stopping.wait()
+        await self._drain()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._close()
+
+    # Start.
+
+    def _wire(self, loop: asyncio.AbstractEventLoop) -> None:
+        edge = self._config.edge
+        sessions = self.sessions
+        sessions.now = loop.time()
+        self._apps = Apps(self.store)
+        self.reactor = Reactor(
+            sessions,
+            Limits(
+                descriptors_high=int(self._descriptors * edge.descriptors_high),
+                descriptors_low=int(self._descriptors * edge.descriptors_low),
+                accepts_per_s=edge.accepts_per_s,
+                output_cap=edge.output_cap_bytes,
+                slow_close_s=edge.slow_close_s,
+            ),
+        )
+        self.registrar = Registrar(
+            edge, self.store, is_row=self.table.is_row, answered=sessions.on_answer
+        )
+        self.uplink = Uplink(self.store, limit=edge.receipts_max, durable=sessions.on_durable)
+        self.delivery = Delivery(self.table, self.reactor, sessions.hold)
+        sessions.attach(self.reactor, self.registrar, self.uplink, self._apps, self._look_up)
+        self.rpc = RpcServer(
+            {
+                Method.DELIVER: self.delivery.deliver,
+                Method.REPLACED: self._on_replaced,
+                Method.STATS: self._on_stats,
+            },
+            self._secrets.rpc_secret,
+        )
+
+    async def _open(self, loop: asyncio.AbstractEventLoop) -> None:
+        config = self._config
+        address = config.edge.rpc_listen
+        if address:
+            await self.rpc.start(f"tcp:{address}")
+        else:
+            name = f"edge-{os.getpid()}.sock"
+            run = socket_dir(Path(config.service.data_dir), RUN, name)
+            await self.rpc.start(f"unix:{run / name}")
+        await self._apps.refresh()
+        host, port = split_address(config.edge.listen)
+        # A port of its own too: GOAWAY of another edge can name it.
+        self._own_port = self.reactor.listen(host, 0)
+        await self._take_lease()
+        # The shared port last: from here on devices come.
+        self.reactor.listen(host, port)
+
+    def _own_address(self) -> str:
+        host, _ = split_address(self._config.edge.listen)
+        return f"[{host}]:{self._own_port}" if ":" in host else f"{host}:{self._own_port}"
+
+    async def _take_lease(self) -> None:
+        self._lease = await Lease.take(
+            self.store,
+            self._clock,
+            "edge",
+            self._config.store.lease_s,
+            {"rpc": self.rpc.address, "own": self._own_address(), "pid": os.getpid()},
+        )
+        self.registrar.begin(self._lease.identity)
+        self.uplink.begin(self._lease.identity)
+
+    def _look_up(self, app_id: str, found: Callable[[App | StoreError | None], None]) -> None:
+        """Ask the store for an app that is not cached, beside everything else."""
+
+        async def ask() -> None:
+            try:
+                found(await self._apps.find(app_id))
+            except StoreError as error:
+                found(error)
+
+        task = asyncio.create_task(ask())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # While it runs.
+
+    async def _keep_lease(self) -> None:
+        """Renew; a lost lease means a new number, and every standing session under it."""
+        while True:
+            try:
+                await self._renew_until_lost()
+            except LeaseLost:
+                self._leases_lost += 1
+                _log.warning("lease lost, going on under a new number", edge=self.identity.number)
+            await self._retake()
+
+    async def _renew_until_lost(self) -> None:
+        period = self._config.store.lease_s / 3
+        while True:
+            await asyncio.sleep(period)
+            if self.registrar.fenced or self.uplink.fenced:
+                raise LeaseLost("a partition has declared this edge dead")
+            try:
+                await self._lease.renew()
+            except StoreUnavailable:
+                await self.store.wait_up()
+
+    async def _retake(self) -> None:
+        last = self._lease
+        while True:
+            try:
+                await self._take_lease()
+                await last.end()
+                break
+            except StoreError:
+                await asyncio.sleep(0.2)
+        ups = self.sessions.continue_all()
+        for at in range(0, len(ups), _CONTINUE):
+            for p, up in ups[at : at + _CONTINUE]:
+                if self.table.is_row(up.fd, up.row):
+                    self.registrar.continue_session(p, up)
+            while self.registrar.waiting > 2 * _CONTINUE:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0)
+
+    @property
+    def identity(self) -> Identity:
+        return self._lease.identity
+
+    async def _run_clock(self) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while True:
+            now = loop.time()
+            self.sessions.on_clock(now, int((now - began) / TICK_S))
+            if self.reactor.full:
+                _log.warning("descriptors run short, not listening", open=self.reactor.open_count)
+                self.reactor.stop_listening(goaway(CloseCode.EDGE_FULL, retry_after_ms=1000))
+            elif self.reactor.room_again() and not self.sessions.draining:
+                self.reactor.resume_listening()
+            for _ in range(int(_CLOCK_S / _RESUME_S)):
+                await asyncio.sleep(_RESUME_S)
+                self.sessions.now = loop.time()
+                self.sessions.resume_paused()
+
+    def _on_replaced(self, body: bytes) -> bytes:
+        for replaced in rpc_pb2.Replaced.FromString(body).sessions:
+            self.sessions.drop_replaced(replaced.partition, replaced.index, replaced.epoch)
+        return b""
+
+    def _on_stats(self, body: bytes) -> bytes:
+        return encode_stats("edge", self._samples())
+
+    def _samples(self) -> Iterable[Sample]:
+        s, r = self.sessions, self.reactor
+        yield "columba_connections", {}, r.open_count
+        yield "columba_sessions", {}, self.table.open_rows
+        yield "columba_accepts_total", {}, r.accepts_total
+        yield "columba_handshakes_total", {}, s.handshakes_total
+        yield "columba_refused_full_total", {}, r.refused_full_total
+        yield "columba_messages_total", {}, self.delivery.messages_total
+        yield "columba_refused_total", {"reason": "gone"}, self.delivery.gone_total
+        yield "columba_refused_total", {"reason": "slow"}, self.delivery.slow_total
+        yield "columba_receipts_total", {}, self.uplink.receipts_total
+        yield "columba_profiles_total", {}, self.uplink.profiles_total
+        yield "columba_leases_lost_total", {}, self._leases_lost
+        yield "columba_bytes_total", {"direction": "in"}, r.bytes_in_total
+        yield "columba_bytes_total", {"direction": "out"}, r.bytes_out_total
+        yield "columba_writes_total", {}, r.writes_total
+        yield "columba_store_calls_total", {"path": "up"}, self.registrar.calls_total
+        yield "columba_store_calls_total", {"path": "back"}, self.uplink.calls_total
+        yield "columba_send_queue_bytes", {}, r.unsent_bytes
+        for reason, count in s.closes.items():
+            yield "columba_closes_total", {"reason": reason}, count
+        for kind, count in s.frames.items():
+            yield "columba_frames_total", {"kind": f"0x{kind:02x}"}, count
+        edge = self._config.edge
+        for queue, items, bound in (
+            ("registrations", self.registrar.waiting, edge.registrations_max),
+            ("receipts", self.uplink.receipts_waiting, edge.receipts_max),
+            ("delivers", self.delivery.waiting, Delivery.JOBS),
+        ):
+            yield "columba_queue_items", {"queue": queue}, items
+            yield "columba_queue_limit", {"queue": queue}, bound
+
+    # Stop: listeners, GOAWAY spread over the drain time, flush, unregister, lease.
+
+    async def _drain(self) -> None:
+        sessions = self.sessions
+        sessions.draining = True
+        self.reactor.stop_listening(goaway(CloseCode.GOING_AWAY, retry_after_ms=1))
+        addresses = await self._other_edges()
+        rows = [fd for fd, state in enumerate(self.table.state) if state == State.OPEN]
+        random.shuffle(rows)
+        slots = max(1, int(self._config.edge.drain_s / 0.02))
+        size = max(1, -(-len(rows) // slots))
+        for at in range(0, len(rows), size):
+            for fd in rows[at : at + size]:
+                sessions.depart(fd, random.choice(addresses) if addresses else "")
+            await asyncio.sleep(self._config.edge.drain_s / slots)
+        await self._wait_empty(0.5)
+
+    async def _wait_empty(self, seconds: float) -> None:
+        """Devices that got GOAWAY hang up by themselves; their last receipts still count."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while self.reactor.open_count and loop.time() < end:
+            await asyncio.sleep(0.02)
+
+    async def _other_edges(self) -> list[str]:
+        roster = Roster(self.store, self._clock, self._config.store.lease_s)
+        try:
+            async with asyncio.timeout(1.0):
+                await roster.poll()
+        except (StoreError, TimeoutError):
+            return []
+        return [
+            str(h.info["own"])
+            for h in roster.live("edge", self._clock.now_ms())
+            if h.identity != self.identity and h.info.get("own")
+        ]
+
+    async def _close(self) -> None:
+        self.reactor.stop()  # unregisters what is still open
+        try:
+            async with asyncio.timeout(_LEAVE_S):
+                await self.uplink.drain()
+                await self.registrar.drain()
+                await self._lease.end()
+        except (StoreError, TimeoutError):
+            pass  # the lease runs out by itself, devices keep their receipts
+        self.uplink.close()
+        self.registrar.close()
+        await self.rpc.stop()
+        await self.store.close()
+
+
+async def run(config: Config, secrets: Secrets, store_url: str, ready: Ready) -> None:
+    """Run one edge in this process until SIGTERM or SIGINT."""
+    await EdgeProcess(config, secrets, store_url).run(ready)
+
+
+def run_edge(config: Config, secrets: Secrets, slot: int, ready_fd: int) -> int:
+    """What a child of the zygote calls: a loop of its own, one line of JSON when it serves."""
+
+    def ready(said: dict[str, object]) -> None:
+        os.write(ready_fd, json.dumps({"slot": slot, **said}).encode() + b"\n")
+
+    uvloop.run(run(config, secrets, config.store.url, ready))
+    return 0

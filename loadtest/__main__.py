@@ -1,0 +1,164 @@
+"""`python -m loadtest COMMAND`: measure a service on this machine, or show it at work.
+
+Each command starts a service of its own and ends it, unless the options before the command name
+one that runs: --ready FILE with its ready line, or --devices, --api, --app and both keys.
+"""
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+if TYPE_CHECKING:
+    from loadtest.service import Service
+    from loadtest.view import View
+
+app: Final = typer.Typer(
+    help="Fleets of simulated devices: measure a Columba service, or show it at work.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="End with one JSON object on stdout.")]
+Edges = Annotated[int, typer.Option(min=1, help="Edge processes of the service it starts.")]
+_FAILED: Final = 1
+_UNUSABLE: Final = 2
+
+
+@app.callback()
+def attach(
+    context: typer.Context,
+    *,
+    devices: Annotated[str | None, typer.Option(help="host:port of a running edge.")] = None,
+    api: Annotated[str | None, typer.Option(help="http://host:port of its API.")] = None,
+    app_id: Annotated[str, typer.Option("--app", help="The app to use.")] = "demo",
+    access_key: Annotated[
+        str, typer.Option(envvar="LOADTEST_ACCESS_KEY", help="For its devices.")
+    ] = "",
+    api_key: Annotated[str, typer.Option(envvar="LOADTEST_API_KEY", help="For its pushes.")] = "",
+    ready: Annotated[Path | None, typer.Option(help="A file with the ready line.")] = None,
+) -> None:
+    """Without these options a command starts a service of its own."""
+    from loadtest.service import Service, address, from_ready
+
+    try:
+        if ready is not None:
+            context.obj = from_ready(json.loads(ready.read_text()))
+        elif devices is not None and api is not None:
+            context.obj = Service(address(devices), api, app_id, access_key, api_key)
+        elif devices is not None or api is not None:
+            raise ValueError("--devices and --api go together")
+    except (OSError, KeyError, ValueError) as error:
+        raise typer.BadParameter(f"{type(error).__name__}: {error}") from error
+
+
+@app.command()
+def connect(
+    context: typer.Context,
+    *,
+    devices: Annotated[int, typer.Option(min=1, help="Devices to register.")] = 5000,
+    edges: Edges = 2,
+    in_flight: Annotated[int, typer.Option(min=1, help="Connects at any time.")] = 512,
+    as_json: AsJson = False,
+) -> None:
+    """Devices a second from connect to WELCOME: new ones, then the same with their tokens."""
+    with _setting(context, edges, "connect", as_json=as_json) as (service, view):
+        from loadtest.connect import measure_connect
+
+        view.finish(measure_connect(service, devices, in_flight, view))
+
+
+@app.command()
+def fanout(
+    context: typer.Context,
+    *,
+    connections: Annotated[int, typer.Option(min=1, max=19_000)] = 10_000,
+    rounds: Annotated[int, typer.Option(min=1, max=100)] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """CPU of one edge for a message to all its connections, against a bare loop of write(2)."""
+    with _setting(context, 1, "fanout", as_json=as_json) as (service, view):
+        from loadtest.fanout import measure_fanout
+
+        view.finish(measure_fanout(service, connections, rounds, view))
+
+
+@app.command()
+def single(
+    context: typer.Context,
+    *,
+    rate: Annotated[float, typer.Option(min=0.1, help="Pushes a second.")] = 200.0,
+    seconds: Annotated[float, typer.Option(min=0.1, max=3600)] = 10.0,
+    devices: Annotated[int, typer.Option(min=1)] = 200,
+    edges: Edges = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Latency of pushes to single devices, above the bare hop through the store."""
+    with _setting(context, edges, "single", as_json=as_json) as (service, view):
+        from loadtest.single import measure_single
+
+        result = measure_single(service, rate, seconds, devices, view)
+        view.finish(result)
+        if result["lost"] or result["duplicates"] or result["strays"]:
+            raise typer.Exit(_FAILED)
+
+
+@app.command()
+def demo(
+    context: typer.Context,
+    *,
+    devices: Annotated[int, typer.Option(min=100, max=19_000)] = 1000,
+    edges: Edges = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Devices come and go, an edge is killed, and nothing may be lost or shown twice."""
+    own = context.obj is None
+    with _setting(context, edges, "demo", as_json=as_json) as (service, view):
+        import asyncio
+
+        from loadtest.demo import passed, run_demo
+
+        result = asyncio.run(run_demo(service, devices, view, kill_edge=own))
+        view.finish(result)
+        if not passed(result):
+            raise typer.Exit(_FAILED)
+
+
+@contextmanager
+def _setting(
+    context: typer.Context, edges: int, title: str, *, as_json: bool
+) -> Iterator[tuple["Service", "View"]]:
+    """A service and a view. What cannot be gone on with ends the command with one clear line."""
+    from client_sdk import DeviceError
+    from loadtest.api_client import ApiFailed
+    from loadtest.control import ChildFailed
+    from loadtest.service import ServiceFailed, started
+    from loadtest.view import View
+
+    try:
+        with View(title, as_json=as_json) as view:
+            if context.obj is not None:
+                yield context.obj, view
+                return
+            view.show("starting the service")
+            with started(edges) as service:
+                yield service, view
+    except (ApiFailed, ChildFailed, DeviceError, ServiceFailed, TimeoutError, ValueError) as error:
+        print(f"{title}: {str(error) or type(error).__name__}", file=sys.stderr, flush=True)
+        raise typer.Exit(_UNUSABLE) from error
+
+
+def main() -> None:
+    # As on Ctrl-C, what was started is ended and temporary files go.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    app(prog_name="python -m loadtest")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,394 @@
+"""Many simulated devices in one process: real protocol, one epoll, one row a device.
+
+`Fleet.turn` is the whole loop: dial who may, read what came, answer, beat, report. Nothing runs
+between two calls of it.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from google.protobuf.message import DecodeError
+
+from loadtest.counters import Counters
+from loadtest.device_table import CLOSED, CONNECTED, ENDED, GREETED, OPEN, DeviceTable
+from loadtest.dialler import Dialler
+from loadtest.histogram import Histogram
+from loadtest.ledger import Ledger, Shown
+from loadtest.links import WRITABLE, Address, Links
+from loadtest.receipt_desk import ReceiptDesk
+from loadtest.schedule import Schedule
+from loadtest.wire import Greeting, parse_message
+from protocol.codes import (
+    MAX_BODY_DOWN,
+    MAX_RECEIPTS,
+    NONCE_BYTES,
+    WELCOME_TIMEOUT_S,
+    CloseCode,
+    Kind,
+    Verdict,
+)
+from protocol.errors import RemoteProtocolError
+from protocol.frames import PING, encode, split
+from protocol.schema import device_pb2
+from protocol.states import Side, State, on_received
+
+_BYE: Final = encode(Kind.BYE)
+_PARSES: Final = 1024
+"""Parsed messages kept under their bytes; all are dropped when so many have gathered."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a fleet is to be."""
+
+    address: Address
+    devices: int
+    app: str = "demo"
+    access_key: str = ""
+    seed: str = "columba"
+    """Makes the installation ids: the same seed is the same devices."""
+    heartbeat_s: int = 60
+    source: str | None = None
+    """Address the devices dial from. One has 28,000 ports for each destination; 127.0.0.0/8 has
+    16 million addresses."""
+    in_flight: int = 256
+    """Connections without WELCOME at any time."""
+    receipt_delay_s: float = 0.0
+    think_s: float | None = 0.0
+    """From `received` to `displayed`; None: never displayed."""
+    remember: int = 65_536
+    """Pushes whose receivers are remembered, see loadtest.ledger."""
+    bare: bool = False
+    """No sessions: a connection counts as open once it stands and only reads (for the floor)."""
+
+
+class Fleet:
+    """`plan.devices` devices, rows 0 to devices - 1. Not connected until `dial`."""
+
+    def __init__(
+        self, plan: Plan, clock: Callable[[], float] = time.monotonic, random: Random | None = None
+    ) -> None:
+        self.plan = plan
+        self.table = DeviceTable(plan.devices, plan.seed.encode())
+        self.counters = Counters()
+        self.ledger = Ledger(plan.devices, plan.remember)
+        self.latency = Histogram()
+        """Nanoseconds from `sent_ns` to here, of devices that were connected all that time."""
+        self.latency_late = Histogram()
+        """The same of those that came back after the message was sent."""
+        self.desk = ReceiptDesk(self.table, plan.receipt_delay_s, plan.think_s)
+        self.links = Links()
+        self._dialler = Dialler(self.table, plan.in_flight, random or Random())
+        self._random = random or Random()
+        self._clock = clock
+        self._greeting = Greeting(plan.app, plan.access_key, plan.heartbeat_s)
+        self._heartbeat_s = plan.heartbeat_s
+        self._beats = Schedule(1.0)
+        self._handshakes = Schedule(0.25)
+        self._parsed: dict[bytes, tuple[Shown, int]] = {}
+        self._elsewhere: dict[int, Address] = {}
+        self._clock_offset_ms = 0
+        self._flying = 0
+        self._now = clock()
+        self._wall_ms = 0
+        self._on_watched: dict[int, Callable[[], None]] = {}
+
+    def dial(self, rows: Iterable[int], per_s: float | None = None) -> int:
+        """Let these devices connect, and come back whenever they lose it. How many were idle."""
+        self._dialler.per_s = per_s
+        return self._dialler.enqueue(rows)
+
+    def disconnect(self, rows: Iterable[int]) -> None:
+        """These say BYE, leave and stay away until they are dialled again."""
+        for row in rows:
+            fd = self.table.fd[row]
+            if fd >= 0:
+                if self.table.phase[row] == OPEN and not self.plan.bare:
+                    self.links.write(fd, _BYE)
+                self._drop(row, fd)
+            if self.table.phase[row] != ENDED:
+                self.table.phase[row] = CLOSED
+
+    def cut(self, rows: Iterable[int]) -> None:
+        """These lose their connection without a word and come back as after any loss."""
+        for row in rows:
+            if self.table.fd[row] >= 0:
+                self._lost(row)
+
+    def watch(self, fd: int, on_readable: Callable[[], None]) -> None:
+        """Call `on_readable` in a turn in which this descriptor (no device's) can be read."""
+        self.links.watch(fd)
+        self._on_watched[fd] = on_readable
+
+    def close(self) -> None:
+        """Cut all connections; the fleet is of no use afterwards."""
+        self.links.close_all()
+
+    def turn(self, timeout_s: float) -> None:
+        """One round: waits at most `timeout_s` for something to happen, less if something is due."""
+        self._tick()
+        self._dial_due()
+        self._beat_due()
+        self._give_up_handshakes()
+        events = self.links.poll(self._patience(timeout_s))
+        self._tick()
+        row_of = self.links.row_of
+        for fd, mask in events:
+            row = row_of[fd]
+            if row < 0:
+                if fd in self._on_watched:
+                    self._on_watched[fd]()
+                continue
+            if mask & WRITABLE:
+                self._on_writable(row, fd)
+            if mask != WRITABLE and row_of[fd] == row:
+                self._on_readable(row, fd)
+        self.desk.release(self._now)
+        for row, frame in self.desk.frames():
+            self.counters.receipts_sent += 1
+            if not self.links.write(self.table.fd[row], frame):
+                self._lost(row)
+        self.links.bury()
+
+    def _tick(self) -> None:
+        """One reading of the clocks serves a whole batch: receipts are told to the turn."""
+        self._now = self._clock()
+        self._wall_ms = int(time.time() * 1e3) + self._clock_offset_ms
+
+    def _patience(self, timeout_s: float) -> float:
+        schedules = (
+            self._dialler.next_at(self._now),
+            self._beats.next_at(),
+            self._handshakes.next_at(),
+            self.desk.next_at(),
+        )
+        due = min((at for at in schedules if at is not None), default=self._now + timeout_s)
+        return min(timeout_s, max(0.0, due - self._now))
+
+    def _dial_due(self) -> None:
+        for row in self._dialler.take(self._now, self._flying):
+            address = self._elsewhere.pop(row, self.plan.address)
+            try:
+                fd = self.links.dial(row, address, self.plan.source)
+            except OSError:
+                # Out of descriptors or ports, or refused at once: it tries again like any other.
+                self.counters.dial_failures += 1
+                self._redial(row, Verdict.LATER, 0)
+                continue
+            self.counters.dialled += 1
+            self.counters.first_dial_at = self.counters.first_dial_at or self._now
+            self._flying += 1
+            self.table.fd[row] = fd
+            self.table.phase[row] = CONNECTED
+            self.table.since[row] = self._now
+            self._handshakes.put(row, self._now + WELCOME_TIMEOUT_S)
+
+    def _beat_due(self) -> None:
+        table = self.table
+        for tick, rows in self._beats.take(self._now):
+            for row in rows:
+                if table.beat_tick[row] != tick or table.phase[row] != OPEN:
+                    continue
+                if not table.heard[row]:
+                    self.counters.silent += 1
+                    self._lost(row)
+                    continue
+                table.heard[row] = 0
+                self.counters.pings += 1
+                table.beat_tick[row] = self._beats.put(row, self._now + self._heartbeat_s)
+                if not self.links.write(table.fd[row], PING):
+                    self._lost(row)
+
+    def _give_up_handshakes(self) -> None:
+        for _, rows in self._handshakes.take(self._now):
+            for row in rows:
+                waited = self._now - self.table.since[row] >= WELCOME_TIMEOUT_S
+                if waited and self.table.phase[row] in (CONNECTED, GREETED):
+                    self._lost(row)
+
+    def _on_writable(self, row: int, fd: int) -> None:
+        if self.table.phase[row] != CONNECTED:
+            if not self.links.flush(fd):
+                self._lost(row)
+            return
+        self.links.established(fd)
+        if self.plan.bare:
+            self._opened(row)
+        elif self.links.write(fd, self._hello(row)):
+            self.table.phase[row] = GREETED
+        else:
+            self._lost(row)
+
+    def _hello(self, row: int) -> bytes:
+        table = self.table
+        table.connection[row] += 1
+        token = table.token(row)
+        if token:
+            return self._greeting.with_token(token, table.connection[row])
+        return self._greeting.with_proof(
+            table.installation_id(row),
+            table.connection[row],
+            self._wall_ms,
+            os.urandom(NONCE_BYTES),
+        )
+
+    def _on_readable(self, row: int, fd: int) -> None:
+        try:
+            chunk = self.links.read(fd)
+        except OSError:
+            chunk = b""
+        if chunk is None:
+            return
+        if not chunk:
+            self._lost(row)
+            return
+        self.table.heard[row] = 1
+        known = self._parsed.get(chunk)
+        if known is not None and self.table.phase[row] == OPEN:
+            self._on_message(row, *known)
+            return
+        try:
+            self._on_frames(row, fd, chunk)
+        except (RemoteProtocolError, DecodeError, ValueError):
+            self.counters.protocol_errors += 1
+            self._lost(row)
+
+    def _on_frames(self, row: int, fd: int, chunk: bytes) -> None:
+        frames, used = split(chunk, MAX_BODY_DOWN)
+        if used < len(chunk):
+            self.links.keep(fd, chunk[used:])
+        alone = chunk if len(frames) == 1 and used == len(chunk) else None
+        for kind, body in frames:
+            self._on_frame(row, kind, body, alone)
+            if self.links.row_of[fd] != row:
+                return  # that frame ended the connection
+
+    def _on_frame(self, row: int, kind: int, body: bytes, alone: bytes | None) -> None:
+        """`alone`: the frame's bytes if it came by itself, as a broadcast's does."""
+        after = on_received(Side.DEVICE, State(self.table.phase[row]), kind)
+        if after is None:
+            return
+        if kind == Kind.MESSAGE:
+            self._on_message(row, *self._parse(body, alone))
+        elif kind == Kind.PONG:
+            self.counters.pongs += 1
+        elif kind == Kind.RECEIPT_ACK:
+            acked = device_pb2.ReceiptAck.FromString(body)
+            self.counters.receipts_acked += self.desk.on_ack(row, acked.seq)
+        elif kind == Kind.WELCOME:
+            self._on_welcome(row, device_pb2.Welcome.FromString(body))
+        elif kind == Kind.GOAWAY:
+            self._on_goaway(row, device_pb2.GoAway.FromString(body))
+
+    def _parse(self, body: bytes, alone: bytes | None) -> tuple[Shown, int]:
+        # Frames begin with the kind (0x05), bodies with the tag of push_id (0x09): one dict has both.
+        known = self._parsed.get(body)
+        if known is None:
+            if len(self._parsed) >= _PARSES:
+                self._parsed.clear()
+            message = parse_message(body)
+            known = (self.ledger.of(message.push_id), message.sent_ns)
+            self._parsed[alone or body] = known
+            self.counters.frame_bytes = len(encode(Kind.MESSAGE, body))
+        return known
+
+    def _on_message(self, row: int, shown: Shown, sent_ns: int) -> None:
+        self.counters.messages += 1
+        if not shown.add(row):
+            self.counters.redelivered += 1
+            if not self.plan.bare:
+                self.desk.on_repeated(row, shown.push_id, self._now, self._wall_ms)
+            return
+        self.counters.shown += 1
+        if sent_ns:
+            live = sent_ns > self.table.since[row] * 1e9
+            (self.latency if live else self.latency_late).record(time.monotonic_ns() - sent_ns)
+        if not self.plan.bare:
+            self.desk.on_shown(row, shown.push_id, self._now, self._wall_ms)
+
+    def _on_welcome(self, row: int, welcome: device_pb2.Welcome) -> None:
+        table, counters = self.table, self.counters
+        if table.device_id[row] == 0:
+            table.device_id[row] = welcome.device_id
+        else:
+            counters.reconnected += 1
+            if table.device_id[row] != welcome.device_id:
+                counters.identity_changes += 1
+                table.device_id[row] = welcome.device_id
+        if welcome.token:
+            counters.registered += not table.token(row)
+            table.keep_token(row, welcome.token)
+        if welcome.heartbeat_s:
+            self._heartbeat_s = welcome.heartbeat_s
+        if 0 < welcome.limits.max_receipts <= MAX_RECEIPTS:
+            self.desk.max_receipts = welcome.limits.max_receipts
+        if welcome.HasField("backoff"):
+            backoff = welcome.backoff
+            self._dialler.base_ms = backoff.base_ms
+            self._dialler.factor = backoff.factor
+            self._dialler.max_ms = backoff.max_ms
+        self._opened(row)
+
+    def _opened(self, row: int) -> None:
+        table = self.table
+        self._flying -= 1
+        table.phase[row] = OPEN
+        table.attempt[row] = 0
+        table.since[row] = self._now
+        self.counters.open += 1
+        self.counters.welcomed += 1
+        self.counters.last_welcome_at = self._now
+        if self.plan.bare:
+            return
+        self.desk.on_open(row)
+        # Spread over the interval: else a fleet that connected at once beats at once.
+        table.heard[row] = 1
+        first = self._now + self._random.random() * self._heartbeat_s
+        table.beat_tick[row] = self._beats.put(row, first)
+
+    def _on_goaway(self, row: int, goaway: device_pb2.GoAway) -> None:
+        code = CloseCode(goaway.code) if goaway.code in _CODES else CloseCode.GOING_AWAY
+        self.counters.goaways[goaway.code] = self.counters.goaways.get(goaway.code, 0) + 1
+        verdict = code.verdict
+        if code in (CloseCode.BAD_TOKEN, CloseCode.TOKEN_EXPIRED):
+            self.counters.tokens_refused += 1
+            self.table.keep_token(row, b"")
+            verdict = Verdict.LATER  # never with that token: it registers anew
+        elif code is CloseCode.STALE_CONNECTION:
+            self.table.connection[row] = max(self.table.connection[row], goaway.connection)
+        elif code is CloseCode.WRONG_CLOCK:
+            self._clock_offset_ms = goaway.server_time_ms - int(time.time() * 1e3)
+        elif code is CloseCode.GOING_AWAY and ":" in goaway.address:
+            host, _, port = goaway.address.rpartition(":")
+            self._elsewhere[row] = (host, int(port))
+        self._lost(row, verdict, goaway.retry_after_ms)
+
+    def _lost(self, row: int, verdict: Verdict = Verdict.NOW, retry_after_ms: int = 0) -> None:
+        """The connection has ended or is no good any more; the device comes back by `verdict`."""
+        self._drop(row, self.table.fd[row])
+        self.counters.lost += 1
+        if verdict is Verdict.NEVER:
+            self.counters.ended += 1
+            self.table.phase[row] = ENDED
+            return
+        self._redial(row, verdict, retry_after_ms)
+
+    def _redial(self, row: int, verdict: Verdict, retry_after_ms: int) -> None:
+        self._dialler.redial(row, self._now, verdict, retry_after_ms)
+        self.table.attempt[row] = min(self.table.attempt[row] + 1, 255)
+
+    def _drop(self, row: int, fd: int) -> None:
+        phase = self.table.phase[row]
+        self._flying -= phase in (CONNECTED, GREETED)
+        self.counters.open -= phase == OPEN
+        self.links.close(fd)
+        self.table.fd[row] = -1
+        self.table.phase[row] = CLOSED
+        self.desk.on_closed(row)
+
+
+_CODES: Final = frozenset(CloseCode)

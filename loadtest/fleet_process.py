@@ -1,0 +1,181 @@
+"""A fleet in a process of its own: `python -m loadtest.fleet_process FD`, and the parent's handle.
+
+One child has 20,000 descriptors or fewer to itself; several children make a larger fleet.
+"""
+
+import base64
+import time
+from array import array
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from typing import Any, Final
+
+from loadtest.control import Child, ChildFailed, Commands, inherited_commands
+from loadtest.fleet import Fleet, Plan
+from loadtest.histogram import Histogram
+
+_TURN_S: Final = 0.25
+_WAIT_STEP_S: Final = 0.25
+
+
+class FleetProcess(Child):
+    """The parent's handle. Rows and counters are those of the fleet, see there."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__("loadtest.fleet_process", **asdict(plan))
+        self.plan = plan
+
+    def dial(self, rows: range, per_s: float | None = None) -> int:
+        return int(self.call("dial", rows=[rows.start, rows.stop], per_s=per_s)["dialled"])
+
+    def disconnect(self, rows: range) -> None:
+        self.call("disconnect", rows=[rows.start, rows.stop])
+
+    def hold_receipts(self, held: bool) -> None:
+        """While held, messages are shown and not reported; afterwards all reports go out at once."""
+        self.call("hold", held=held)
+
+    def mark(self) -> None:
+        """Let `first_dial_at` be that of the next dial."""
+        self.call("mark")
+
+    def counters(self) -> dict[str, Any]:
+        return self.call("counters")
+
+    def wait(
+        self,
+        counter: str,
+        at_least: int,
+        timeout_s: float,
+        on_progress: Callable[[dict[str, Any]], None] | None = None,
+    ) -> dict[str, Any]:
+        """Until the counter has come so far; then all counters. Raises ChildFailed in time."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            step = min(_WAIT_STEP_S, max(0.0, deadline - time.monotonic()))
+            counters = self.call("wait", counter=counter, at_least=at_least, step_s=step)
+            if counters[counter] >= at_least:
+                return counters
+            if on_progress is not None:
+                on_progress(counters)
+            if time.monotonic() >= deadline:
+                raise ChildFailed(
+                    f"{counter} stands at {counters[counter]} of {at_least} after {timeout_s:g} s "
+                    f"(lost {counters['lost']}, close codes {counters['goaways']})"
+                )
+
+    def device_ids(self) -> list[int]:
+        """By row; 0 for a device that never registered."""
+        return array("Q", base64.b64decode(self.call("device_ids")["ids"])).tolist()
+
+    def shown(self, pushes: Iterable[int] | None = None) -> dict[int, list[int]]:
+        """Push id -> rows it was shown on, of these pushes or of all that are remembered."""
+        ids = None if pushes is None else [str(push) for push in pushes]
+        answer = self.call("shown", pushes=ids, timeout_s=120.0)["shown"]
+        return {int(push): rows for push, rows in answer.items()}
+
+    def shown_counts(self) -> dict[int, int]:
+        """Push id -> how many devices it was shown on."""
+        return {int(push): count for push, count in self.call("shown_counts")["shown"].items()}
+
+    def forget_latency(self) -> None:
+        """Begin the histograms anew, behind a warm-up."""
+        self.call("forget_latency")
+
+    def latency(self, *, late: bool = False) -> Histogram:
+        histogram = Histogram()
+        histogram.add_pairs(self.call("latency", late=late)["pairs"])
+        return histogram
+
+
+class _Runner:
+    """The child's loop: turns of the fleet, commands between them."""
+
+    def __init__(self, fleet: Fleet, commands: Commands) -> None:
+        self._fleet = fleet
+        self._commands = commands
+        self._waiting: list[tuple[float, dict[str, Any]]] = []
+        fleet.watch(commands.fd, self._on_commands)
+
+    def run(self) -> None:
+        """Until the parent is gone (EOFError)."""
+        while True:
+            self._fleet.turn(_TURN_S if not self._waiting else _TURN_S / 10)
+            if self._waiting:
+                self._answer_waiting()
+
+    def _answer_waiting(self) -> None:
+        now = time.monotonic()
+        still = []
+        for deadline, command in self._waiting:
+            value = getattr(self._fleet.counters, command["counter"])
+            if value >= command["at_least"] or now >= deadline:
+                self._commands.answer(command, **self._counters())
+            else:
+                still.append((deadline, command))
+        self._waiting = still
+
+    def _on_commands(self) -> None:
+        for command in self._commands.read(wait=False):
+            if command["do"] == "wait":
+                self._waiting.append((time.monotonic() + command["step_s"], command))
+                continue
+            try:
+                result = self._obey(command)
+            except (KeyError, TypeError, ValueError) as error:
+                result = {"error": repr(error)}  # the parent's mistake: it is told, we go on
+            self._commands.answer(command, **result)
+
+    def _counters(self) -> dict[str, Any]:
+        return {
+            **self._fleet.counters.to_dict(),
+            "forgotten": self._fleet.ledger.forgotten,
+            "receipts_outstanding": self._fleet.desk.outstanding(),
+        }
+
+    def _obey(self, command: dict[str, Any]) -> dict[str, Any]:
+        fleet = self._fleet
+        match command["do"]:
+            case "dial":
+                return {"dialled": fleet.dial(range(*command["rows"]), command["per_s"])}
+            case "disconnect":
+                fleet.disconnect(range(*command["rows"]))
+            case "hold":
+                fleet.desk.held = command["held"]
+            case "mark":
+                fleet.counters.first_dial_at = 0.0
+            case "counters":
+                return self._counters()
+            case "device_ids":
+                return {"ids": base64.b64encode(fleet.table.device_id.tobytes()).decode()}
+            case "shown":
+                known = fleet.ledger.pushes
+                wanted = known if command["pushes"] is None else map(int, command["pushes"])
+                return {"shown": {push: known[push].rows() for push in wanted if push in known}}
+            case "shown_counts":
+                return {"shown": {push: shown.count for push, shown in fleet.ledger.pushes.items()}}
+            case "forget_latency":
+                fleet.latency, fleet.latency_late = Histogram(), Histogram()
+            case "latency":
+                histogram = fleet.latency_late if command["late"] else fleet.latency
+                return {"pairs": histogram.to_pairs()}
+            case other:
+                return {"error": f"unknown command {other!r}"}
+        return {}
+
+
+def main() -> None:
+    commands = inherited_commands()
+    try:
+        start = commands.read(wait=True)[0]
+        config = {key: value for key, value in start.items() if key not in ("id", "do")}
+        config["address"] = tuple(config["address"])
+        fleet = Fleet(Plan(**config))
+        commands.answer(start)
+        _Runner(fleet, commands).run()
+    except EOFError:
+        pass  # the parent closed the socket or is gone: this is how a fleet ends
+
+
+if __name__ == "__main__":
+    main()

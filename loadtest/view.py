@@ -1,0 +1,89 @@
+"""What a command shows: while it runs on stderr, at its end on stdout.
+
+On a terminal that is a live table and a closing one; elsewhere one line a second. With `as_json`
+the last line of stdout is one object.
+"""
+
+import json
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.table import Table
+
+_LINE_EVERY_S: Final = 1.0
+
+
+class View:
+    def __init__(self, title: str, *, as_json: bool) -> None:
+        self._title = title
+        self._as_json = as_json
+        self._fields: dict[str, Any] = {}
+        self._live: Live | None = None
+        self._last_line = 0.0
+
+    def __enter__(self) -> Self:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            self._live = Live(console=Console(stderr=True), refresh_per_second=8, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, stage: str, **fields: Any) -> None:
+        """What is being done now, and numbers; those of earlier calls stand until they change."""
+        new_stage = self._fields.get("stage") != stage
+        self._fields |= {"stage": stage, **fields}
+        if self._live is not None:
+            self._live.update(_table(self._title, self._fields))
+            return
+        now = time.monotonic()
+        if new_stage or now - self._last_line >= _LINE_EVERY_S:
+            self._last_line = now
+            numbers = " ".join(f"{name}={value}" for name, value in fields.items())
+            print(f"{self._title}: {stage} {numbers}".rstrip(), file=sys.stderr, flush=True)
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """The result, on stdout."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        if self._as_json:
+            print(json.dumps(result), flush=True)
+            return
+        from rich.console import Console
+
+        plain = {name: value for name, value in result.items() if not isinstance(value, list)}
+        Console().print(_table(self._title, plain))
+
+
+def _table(title: str, fields: dict[str, Any]) -> "Table":
+    from rich.table import Table
+
+    table = Table(title=title, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    for name, value in fields.items():
+        table.add_row(name.replace("_", " "), _text(value))
+    return table
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:,.3f}"
+    return f"{value:,}" if type(value) is int else str(value)
