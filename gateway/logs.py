@@ -29,6 +29,7 @@ def configure(level: str, *, role: str, stream: TextIO | None = None) -> None:
     """
     target = sys.stderr if stream is None else stream
     render = _plain if target.isatty() else structlog.processors.JSONRenderer(default=str)
+    writer = _Writer(stream)
     processors: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -40,7 +41,7 @@ def configure(level: str, *, role: str, stream: TextIO | None = None) -> None:
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=structlog.WriteLoggerFactory(target),
+        logger_factory=lambda *_: writer,
         # Loggers made at import must follow a later configure(), as after a fork.
         cache_logger_on_first_use=False,
     )
@@ -56,6 +57,24 @@ def get(**bound: object) -> structlog.typing.FilteringBoundLogger:
     """A logger whose lines carry these fields."""
     logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(**bound)
     return logger
+
+
+class _Writer:
+    """Writes lines; what cannot be written is dropped. A reader of standard error that has gone
+    (`columba serve 2>&1 | head`) must not take the service with it."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+
+    def msg(self, line: str) -> None:
+        stream = sys.stderr if self._stream is None else self._stream
+        try:
+            stream.write(f"{line}\n")
+            stream.flush()
+        except (OSError, ValueError):
+            pass  # ValueError: it was closed
+
+    debug = info = warning = error = critical = msg
 
 
 class _Forward(logging.Handler):

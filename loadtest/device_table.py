@@ -36,6 +36,7 @@ class DeviceTable:
         "fd",
         "heard",
         "phase",
+        "registered",
         "rows",
         "seq",
         "since",
@@ -47,7 +48,9 @@ class DeviceTable:
         self.phase = bytearray(rows)
         self.fd = array("i", [-1]) * rows
         self.device_id = array("Q", bytes(8)) * rows
-        """0 until the first WELCOME; a device keeps it."""
+        """Of a registered row; 0 is an id like any other."""
+        self.registered = bytearray(rows)
+        """1 from the first WELCOME on: the device has its id, and keeps it."""
         self.connection = array("Q", bytes(8)) * rows
         """The device's own count of its connections: an edge refuses one below the stored."""
         self.attempt = bytearray(rows)

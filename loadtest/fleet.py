@@ -312,7 +312,8 @@ class Fleet:
 
     def _on_welcome(self, row: int, welcome: device_pb2.Welcome) -> None:
         table, counters = self.table, self.counters
-        if table.device_id[row] == 0:
+        if not table.registered[row]:
+            table.registered[row] = 1
             table.device_id[row] = welcome.device_id
         else:
             counters.reconnected += 1

@@ -65,7 +65,7 @@ class FleetProcess(Child):
                 )
 
     def device_ids(self) -> list[int]:
-        """By row; 0 for a device that never registered."""
+        """By row; meaningless for a device that never registered."""
         return array("Q", base64.b64decode(self.call("device_ids")["ids"])).tolist()
 
     def shown(self, pushes: Iterable[int] | None = None) -> dict[int, list[int]]:

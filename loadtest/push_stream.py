@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 from urllib.parse import urlsplit
 
-from loadtest.api_client import push_body, stamped
+from loadtest.api_client import IDLE_S, push_body, stamped
 from loadtest.service import Service
 
 _CONNECTIONS: Final = 16
@@ -60,7 +60,12 @@ class PushStream:
     async def _work(self, queue: "asyncio.Queue[_Due | None]") -> None:
         reader, writer = await asyncio.open_connection(self._host, self._port)
         try:
+            used_at = time.monotonic()
             while (due := await queue.get()) is not None:
+                if time.monotonic() - used_at > IDLE_S:
+                    writer.close()
+                    reader, writer = await asyncio.open_connection(self._host, self._port)
+                used_at = time.monotonic()
                 try:
                     async with asyncio.timeout(_TIMEOUT_S):
                         await self._push(reader, writer, *due)

@@ -149,6 +149,24 @@ def push_body(
     return request
 
 
+def status_lines(status: Mapping[str, Any], pids: Mapping[str, Any]) -> list[str]:
+    """What `columba status` shows of the API's answer: a line for each process, for each fact."""
+    lines = []
+    for name, value in status.items():
+        if name != "processes" or not isinstance(value, dict):
+            lines.append(f"{name:<12}{value}")
+            continue
+        for role, processes in value.items():
+            for process in processes:
+                told = f"{role} {process.get('number')}"
+                connections = (process.get("stats") or {}).get("columba_connections")
+                facts = [] if process.get("answered", True) else ["does not answer"]
+                facts += [] if connections is None else [f"{connections:.0f} connections"]
+                lines.append(f"{told:<12}{', '.join(facts) or 'answers'}")
+    lines += [f"{name:<12}pid {value}" for name, value in pids.items()]
+    return lines
+
+
 def watch(
     client: ApiClient, push_id: str, wait_s: float, show: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any]:

@@ -286,7 +286,7 @@ def status(
 ) -> int:
     """Is the service ready, and which processes run? Exit code 0 if it is, 1 if not."""
     from gateway.cli import settings
-    from gateway.cli.client import ApiProblem, client_of
+    from gateway.cli.client import ApiProblem, client_of, status_lines
 
     found = settings.read(config, None, data_dir=data_dir).config
     client = client_of(found, api=api_url, app=app_id, api_key=api_key)
@@ -300,9 +300,8 @@ def status(
         typer.echo(json.dumps({"event": "status", **answer, "pids": pids}))
     else:
         typer.echo("ready" if answer["ready"] else f"not ready: {answer['readyz']}")
-        for group in (answer["status"], pids):
-            for name, value in (group or {}).items():
-                typer.echo(f"  {name:<12}{value if isinstance(value, str) else json.dumps(value)}")
+        for line in status_lines(answer["status"] or {}, pids or {}):
+            typer.echo(f"  {line}")
     return 0 if answer["ready"] else 1
 
 

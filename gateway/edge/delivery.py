@@ -9,6 +9,7 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Final
 
 from pyroaring import BitMap
@@ -17,11 +18,10 @@ from gateway.edge.reactor import Reactor
 from gateway.edge.table import Table
 from gateway.rpc import RpcError
 from protocol.schema import rpc_pb2
-from protocol.states import State
 
 _SLICE_S: Final = 0.002
 """A deliver to 20,000 rows in one go would hold heartbeats and other pushes up for 150 ms."""
-_STRIDE: Final = 32
+_STRIDE: Final = 64
 """Rows between two looks at the clock."""
 Hold = Callable[[int, bytes], bool]
 """(descriptor, frame) of a row before its WELCOME: keep it; False if it keeps too much already"""
@@ -103,35 +103,61 @@ class Delivery:
             future.set_result(reply.SerializeToString())
 
     def _send(
-        self, p: int, delivery: rpc_pb2.Delivery, gone: "array[int]", slow: "array[int]"
+        self,
+        p: int,
+        delivery: rpc_pb2.Delivery,
+        gone: "array[int]",
+        slow: "array[int]",
     ) -> Iterator[None]:
-        frame = delivery.frame
-        rows = self._table.rows.get(p, {})
-        indexes: Iterable[int] = delivery.index
         if delivery.bitmap:
             wanted = BitMap.deserialize(delivery.bitmap)
-            self._send_early(p, wanted, frame, slow)
-            here = self._table.here.get(p)
-            indexes = wanted & here if here is not None else BitMap()
-            gone.extend(wanted - indexes)
-        elif p in self._table.arriving:
+            self._send_early(p, wanted, delivery.frame, slow)
+            here = wanted & self._table.here.get(p, BitMap())
+            gone.extend(wanted - here)
+            yield from self._send_to_many(p, delivery.frame, here, slow)
+        else:
+            self._send_to_few(p, delivery.frame, delivery.index, (gone, slow))
+            yield
+
+    def _send_to_few(
+        self,
+        p: int,
+        frame: bytes,
+        indexes: Iterable[int],
+        refused: tuple["array[int]", "array[int]"],
+    ) -> None:
+        """Queued: several messages for one connection in this turn go out in one write."""
+        gone, slow = refused
+        rows = self._table.rows.get(p, {})
+        if p in self._table.arriving:
             early = BitMap(indexes)
             self._send_early(p, early, frame, slow)
             indexes = [index for index in indexes if index in early]
-        offer = self._reactor.offer
-        state = self._table.state
-        for count, index in enumerate(indexes, 1):
+        for index in indexes:
             fd = rows.get(index)
-            if fd is None or state[fd] != State.OPEN:
+            if fd is None:
                 gone.append(index)
-            elif offer(fd, frame):
+            elif self._reactor.offer(fd, frame):
                 self.messages_total += 1
             else:
                 slow.append(index)
-            if not count % _STRIDE:
-                self._reactor.flush()
-                yield
-        yield
+
+    def _send_to_many(
+        self, p: int, frame: bytes, here: BitMap, slow: "array[int]"
+    ) -> Iterator[None]:
+        """Written on the spot, a stride at a time."""
+        rows = self._table.rows.get(p, {})
+        indexes = iter(here)
+        while stride := list(islice(indexes, _STRIDE)):
+            # Between two strides rows come and go.
+            fds = [rows[index] for index in stride if index in rows]
+            gone_meanwhile = len(stride) - len(fds)
+            full = self._reactor.broadcast(fds, frame)
+            if full:
+                slow.extend(index for index in stride if rows.get(index) in full)
+            self.messages_total += len(fds) - len(full)
+            self.gone_total += gone_meanwhile  # their end of session tells the node
+            yield
 
     def _send_early(self, p: int, wanted: BitMap, frame: bytes, slow: "array[int]") -> None:
         """Rows whose registration is on its way keep the frame until their WELCOME.

@@ -20,7 +20,7 @@ from gateway.edge.delivery import Delivery
 from gateway.edge.reactor import Limits, Reactor
 from gateway.edge.registrar import Registrar
 from gateway.edge.sessions import Sessions
-from gateway.edge.table import TICK_S, Table
+from gateway.edge.table import Table
 from gateway.edge.uplink import Uplink
 from gateway.metrics import Sample, encode_stats
 from gateway.network import check_plaintext, split_address
@@ -111,7 +111,6 @@ class EdgeProcess:
     def _wire(self, loop: asyncio.AbstractEventLoop) -> None:
         edge = self._config.edge
         sessions = self.sessions
-        sessions.now = loop.time()
         self._apps = Apps(self.store)
         self.reactor = Reactor(
             sessions,
@@ -121,6 +120,7 @@ class EdgeProcess:
                 accepts_per_s=edge.accepts_per_s,
                 output_cap=edge.output_cap_bytes,
                 slow_close_s=edge.slow_close_s,
+                descriptors=self._descriptors,
             ),
         )
         self.registrar = Registrar(
@@ -233,7 +233,7 @@ class EdgeProcess:
         began = loop.time()
         while True:
             now = loop.time()
-            self.sessions.on_clock(now, int((now - began) / TICK_S))
+            self.sessions.on_clock(now, now - began)
             if self.reactor.full:
                 _log.warning("descriptors run short, not listening", open=self.reactor.open_count)
                 self.reactor.stop_listening(goaway(CloseCode.EDGE_FULL, retry_after_ms=1000))
@@ -241,7 +241,6 @@ class EdgeProcess:
                 self.reactor.resume_listening()
             for _ in range(int(_CLOCK_S / _RESUME_S)):
                 await asyncio.sleep(_RESUME_S)
-                self.sessions.now = loop.time()
                 self.sessions.resume_paused()
 
     def _on_replaced(self, body: bytes) -> bytes:

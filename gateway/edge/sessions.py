@@ -4,7 +4,7 @@ Works on rows of the table; the session table of `protocol.states` says which fr
 """
 
 import random
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -55,9 +55,6 @@ class Sessions:
         """Frames that have not come whole: the bytes, and how many make the frame."""
         self._early: dict[int, bytes] = {}
         """Messages for rows that wait for their WELCOME."""
-        self._handshakes: deque[tuple[float, int, int]] = deque()
-        """(deadline, descriptor, generation), in the order of accept"""
-        self._registering: deque[tuple[float, int, int]] = deque()
         self._wishes: dict[int, tuple[int, bool]] = {}
         """Heartbeat asked for, and whether a new token is due, of rows that register."""
         self._paused: set[int] = set()
@@ -65,8 +62,6 @@ class Sessions:
         self.closes: Counter[str] = Counter()
         self.frames: Counter[int] = Counter()
         self.handshakes_total = 0
-        self.now = 0.0
-        """Loop time, as of the last turn of the clock (a second or less ago)."""
 
     def attach(
         self,
@@ -86,8 +81,8 @@ class Sessions:
     # What the reactor tells.
 
     def on_accept(self, fd: int) -> None:
-        generation = self.table.add(fd)
-        self._handshakes.append((self.now + self._config.hello_timeout_s, fd, generation))
+        self.table.add(fd)
+        self.table.set_handshake(fd, self._config.hello_timeout_s)
 
     def on_bytes(self, fd: int, data: bytes) -> None:
         partial = self._partial.get(fd)
@@ -189,7 +184,7 @@ class Sessions:
         hello = device_pb2.Hello.FromString(body)
         self.table.state[fd] = State.GREETED
         generation = self.table.generation[fd]
-        self._registering.append((self.now + self._config.register_timeout_s, fd, generation))
+        self.table.set_handshake(fd, self._config.register_timeout_s)
         app = self._apps.get(hello.app)
         if app is not None:
             self._admit(fd, hello, app)
@@ -402,12 +397,15 @@ class Sessions:
 
     # Time.
 
-    def on_clock(self, now: float, tick: int) -> None:
-        """Once a second or oftener: close those that are silent, slow or late."""
-        self.now = now
-        self._expire(self._handshakes, now, State.CONNECTED, CloseCode.HELLO_TIMEOUT)
-        self._expire(self._registering, now, State.GREETED, CloseCode.STORE_UNAVAILABLE)
-        for fd in self.table.sweep(tick):
+    def on_clock(self, now: float, seconds: float) -> None:
+        """Several times a second: close those that are silent, slow or late.
+
+        `now` is the loop's time, `seconds` the time since this edge began.
+        """
+        for fd in self.table.sweep_handshakes(seconds):
+            late = self.table.state[fd] == State.CONNECTED
+            self.send_away(fd, CloseCode.HELLO_TIMEOUT if late else CloseCode.STORE_UNAVAILABLE)
+        for fd in self.table.sweep(seconds):
             if fd in self._paused:
                 self.table.seen(fd)  # it is we who do not read
             else:
@@ -424,14 +422,6 @@ class Sessions:
             if not self._paused or self.uplink.full:
                 return
             self.reactor.resume(self._paused.pop())
-
-    def _expire(
-        self, queue: deque[tuple[float, int, int]], now: float, state: State, code: CloseCode
-    ) -> None:
-        while queue and queue[0][0] <= now:
-            _, fd, generation = queue.popleft()
-            if self.table.is_row(fd, generation) and self.table.state[fd] == state:
-                self.send_away(fd, code)
 
     def _clamped(self, wanted_s: int) -> int:
         return min(max(wanted_s, self._config.heartbeat_min_s), self._config.heartbeat_max_s)

@@ -10,13 +10,14 @@ from typing import Final
 
 from pyroaring import BitMap
 
+from gateway.edge.wheel import MOST_TICKS, Wheel
 from protocol.ids import split_device_id
 from protocol.states import State
 
 TICK_S: Final = 4
 """Granularity of the heartbeat sweep, seconds: 254 ticks of it cover the longest timeout (910 s)."""
-_SLOTS: Final = 255
-_NEVER: Final = 255
+HANDSHAKE_TICK_S: Final = 0.25
+"""The same for the time to HELLO and WELCOME: 254 ticks are 63 s."""
 
 
 class Table:
@@ -35,15 +36,16 @@ class Table:
         self.app = array("H", bytes(2 * size))
         self._timeout = bytearray(size)
         """Ticks without a frame after which the row is dead."""
-        self._deadline = bytearray(b"\xff" * size)
-        """Tick (mod 255) at which it is dead; 255 = no deadline. One store a heartbeat."""
+        self._heartbeats = Wheel(size)
+        """A heartbeat is one store into it."""
+        self.handshakes = Wheel(size)
+        """Rows that have not said HELLO, or wait for their WELCOME."""
         self.rows: dict[int, dict[int, int]] = {}
         """partition -> device index -> descriptor, of open rows"""
         self.here: dict[int, BitMap] = {}
         """partition -> device indexes of open rows"""
         self.arriving: dict[int, dict[int, int]] = {}
         """partition -> device index -> descriptor, of rows whose registration is sent"""
-        self.tick = 0
         self.connections = 0
         self.open_rows = 0
         self._last_generation = 0
@@ -53,7 +55,6 @@ class Table:
         self._last_generation = self._last_generation % 0xFFFF_FFFF + 1
         self.state[fd] = State.CONNECTED
         self.generation[fd] = self._last_generation
-        self._deadline[fd] = _NEVER
         self.connections += 1
         return self._last_generation
 
@@ -62,7 +63,8 @@ class Table:
         self._forget_device(fd)
         self.state[fd] = State.CLOSED
         self.generation[fd] = 0
-        self._deadline[fd] = _NEVER
+        self._heartbeats.clear(fd)
+        self.handshakes.clear(fd)
         self.connections -= 1
 
     def is_row(self, fd: int, generation: int) -> bool:
@@ -81,6 +83,7 @@ class Table:
         self.device[fd] = device
         self.epoch[fd] = epoch
         self.state[fd] = State.OPEN
+        self.handshakes.clear(fd)
         rows = self.rows.get(partition)
         if rows is None:
             rows = self.rows[partition] = {}
@@ -95,8 +98,10 @@ class Table:
         return older
 
     def leave(self, fd: int) -> None:
-        """GOAWAY is sent: no more messages for this row, its session stands until it is closed."""
+        """GOAWAY is sent: no more messages for this row; its session stands until it is closed."""
         self.state[fd] = State.LEAVING
+        self.handshakes.clear(fd)
+        self._leave_rows(fd)
 
     def fd_of(self, device: int) -> int | None:
         """Descriptor of the device's open row."""
@@ -106,40 +111,40 @@ class Table:
 
     def set_timeout(self, fd: int, seconds: float) -> None:
         """Silence after which the row is dead; counted from now."""
-        self._timeout[fd] = min(254, max(1, -int(-seconds // TICK_S)))
+        # One tick more: the current one has begun already.
+        self._timeout[fd] = min(MOST_TICKS, -int(-seconds // TICK_S) + 1)
         self.seen(fd)
 
     def seen(self, fd: int) -> None:
         """A frame came: that is life."""
-        self._deadline[fd] = (self.tick + self._timeout[fd]) % _SLOTS
+        self._heartbeats.set(fd, self._timeout[fd])
 
-    def sweep(self, tick: int) -> list[int]:
-        """Advance to `tick`; descriptors that have been silent for too long.
+    def set_handshake(self, fd: int, seconds: float) -> None:
+        """Time to the next step of the handshake, counted from now."""
+        ticks = -int(-seconds // HANDSHAKE_TICK_S) + 1
+        self.handshakes.set(fd, min(MOST_TICKS, ticks))
 
-        Finding them is a memchr over one byte a row: no Python-level loop over the living.
-        """
-        dead: list[int] = []
-        while self.tick < tick:
-            self.tick += 1
-            wanted = self.tick % _SLOTS
-            fd = self._deadline.find(wanted)
-            while fd >= 0:
-                dead.append(fd)
-                self._deadline[fd] = _NEVER
-                fd = self._deadline.find(wanted, fd + 1)
-        return dead
+    def sweep(self, seconds: float) -> list[int]:
+        """Advance to `seconds` since the start; rows that have been silent for too long."""
+        return self._heartbeats.advance(int(seconds / TICK_S))
+
+    def sweep_handshakes(self, seconds: float) -> list[int]:
+        """Advance to `seconds` since the start; rows whose handshake takes too long."""
+        return self.handshakes.advance(int(seconds / HANDSHAKE_TICK_S))
 
     def _forget_device(self, fd: int) -> None:
-        device = self.device[fd]
-        partition, index = split_device_id(device)
+        self._leave_rows(fd)
+        self.device[fd] = 0
+        self.epoch[fd] = 0
+
+    def _leave_rows(self, fd: int) -> None:
+        partition, index = split_device_id(self.device[fd])
         self._leave_arriving(fd, partition, index)
         rows = self.rows.get(partition)
         if rows is not None and rows.get(index) == fd:
             del rows[index]
             self.here[partition].discard(index)
             self.open_rows -= 1
-        self.device[fd] = 0
-        self.epoch[fd] = 0
 
     def _leave_arriving(self, fd: int, partition: int, index: int) -> None:
         arriving = self.arriving.get(partition)

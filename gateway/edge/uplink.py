@@ -108,7 +108,7 @@ class Uplink:
 
 def encode_record(reports: Sequence[Report]) -> bytes:
     """A log.Record of reports, receipts grouped by push and state (indexes in order of arrival)."""
-    groups: dict[tuple[int, int], "array[int]"] = {}
+    groups: dict[tuple[int, int], array[int]] = {}
     parts: list[bytes] = []
     for report in reports:
         for receipt in report.receipts:

@@ -72,10 +72,13 @@ async def serve(
     raise_descriptor_limit()
     supervisor = Supervisor(config, secrets, programs or Programs())
     loop = asyncio.get_running_loop()
-    for signo in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        # Under nohup SIGHUP is ignored, and stays so.
-        if signal.getsignal(signo) is not signal.SIG_IGN:
-            loop.add_signal_handler(signo, supervisor.on_signal)
+    signals = [signal.SIGTERM, signal.SIGINT]
+    # Under nohup SIGHUP is ignored, and stays so. (SIGINT is too in a shell's background jobs, but
+    # there it is only sent on purpose.)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signals.append(signal.SIGHUP)
+    for signo in signals:
+        loop.add_signal_handler(signo, supervisor.on_signal)
     starting = asyncio.create_task(supervisor.start(), name="start")
     stop_asked = asyncio.create_task(supervisor.stop_asked.wait(), name="stop-asked")
     try:

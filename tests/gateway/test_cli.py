@@ -1,6 +1,7 @@
 """The command line: help, settings, the client of the API, and one run in a real process."""
 
 import json
+import logging
 import os
 import re
 import subprocess
@@ -13,18 +14,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from typer.testing import CliRunner
 
-from gateway.cli.client import ApiClient, ApiProblem
+from gateway.cli.client import ApiClient, ApiProblem, status_lines
 from gateway.cli.commands import app, run
 
 
 @pytest.fixture(autouse=True)
-def in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     for name in list(os.environ):
         if name.startswith("COLUMBA_"):
             monkeypatch.delenv(name)
+    handlers, level = logging.getLogger().handlers[:], logging.getLogger().level
+    yield
+    # Commands set up the logs of their process; here it is the process of all tests.
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+    logging.getLogger().handlers[:] = handlers
+    logging.getLogger().setLevel(level)
 
 
 class FakeApi(BaseHTTPRequestHandler):
@@ -212,6 +221,20 @@ def test_status(fake: type[FakeApi], capsys: pytest.CaptureFixture[str]) -> None
     fake.answers["/readyz?verbose"] = [(503, {"error": {"message": "draining"}})]
     assert run(["status"]) == 1
     assert "not ready: the API answered 503: draining" in capsys.readouterr().out
+
+
+def test_status_shows_a_line_for_each_process() -> None:
+    processes = {
+        "edge": [{"number": 1, "answered": True, "stats": {"columba_connections": 5.0}}],
+        "node": [{"number": 2, "answered": False}, {"number": 3, "answered": True, "stats": {}}],
+    }
+    assert status_lines({"partitions": 16, "processes": processes}, {"store": 7}) == [
+        "partitions  16",
+        "edge 1      5 connections",
+        "node 2      does not answer",
+        "node 3      answers",
+        "store       pid 7",
+    ]
 
 
 def test_status_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:

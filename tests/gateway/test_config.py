@@ -283,18 +283,22 @@ def test_secrets_show_themselves_nowhere() -> None:
 # Logs.
 def test_log_lines_are_json_beyond_a_terminal() -> None:
     stream = io.StringIO()
+    handlers, level = logging.getLogger().handlers[:], logging.getLogger().level
     try:
         logs.configure("info", role="edge-1", stream=stream)
         logs.get(part="x").info("ready", pid=7)
         logs.get().debug("too fine")
         logging.getLogger("library").warning("of %s", "others")
         logging.getLogger("library").info("chatter")
-        lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+        said = stream.getvalue()
+        stream.close()
+        logs.get().info("nobody reads")  # and nothing is raised
+        lines = [json.loads(line) for line in said.splitlines()]
     finally:
         structlog.reset_defaults()
         structlog.contextvars.clear_contextvars()
-        logging.getLogger().handlers[:] = []
-        logging.getLogger().setLevel(logging.WARNING)
+        logging.getLogger().handlers[:] = handlers
+        logging.getLogger().setLevel(level)
     assert [line.pop("timestamp")[:2] for line in lines] == ["20", "20"]
     assert lines == [
         {"level": "info", "role": "edge-1", "event": "ready", "part": "x", "pid": 7},

@@ -57,6 +57,7 @@ class ScriptedEdge:
         self.address = ("127.0.0.1", self._listener.getsockname()[1])
         self.hellos: list[device_pb2.Hello] = []
         self._installations: dict[bytes, int] = {}
+        self.first_id = 100
         self._peers: list[Peer] = []
 
     def __enter__(self) -> Self:
@@ -101,7 +102,7 @@ class ScriptedEdge:
         else:
             installation = hello.registration.installation_id
             welcome.device_id = self._installations.setdefault(
-                installation, 100 + len(self._installations)
+                installation, self.first_id + len(self._installations)
             )
             welcome.token = TOKEN % welcome.device_id
         peer.send(Kind.WELCOME, welcome)

@@ -144,6 +144,16 @@ def test_frames_that_come_together_or_in_pieces(setting: Setting) -> None:
     assert fleet.counters.redelivered == 2
 
 
+def test_zero_is_a_device_id(setting: Setting) -> None:
+    fleet = setting.fleet()
+    setting.edge.first_id = 0
+    setting.edge.connect(fleet).close()
+    turn_until(fleet, lambda: fleet.counters.lost == 1)
+    setting.clock.now += 1
+    setting.edge.connect(fleet)
+    assert (fleet.counters.reconnected, fleet.table.device_id[0]) == (1, 0)
+
+
 def test_comes_back_with_its_token_and_a_raised_counter(setting: Setting) -> None:
     fleet = setting.fleet()
     setting.edge.connect(fleet).close()

@@ -1,0 +1,50 @@
+"""Devices for tests, without jitter and gathering, so that nothing waits for a clock."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from client_sdk import Device, Message, Options
+from tests.client_sdk.edge import PATIENCE_S, Edge
+
+KEY = "access key"
+
+
+def device_of(edge: Edge, state_dir: Path, **options: Any) -> Device:
+    defaults: dict[str, Any] = {"rng": lambda: 0.0, "gather_s": 0.0, "close_flush_s": 0.0}
+    return Device(
+        edge.address,
+        app="demo",
+        access_key=KEY,
+        state_dir=state_dir,
+        options=Options(**{**defaults, **options}),
+    )
+
+
+@asynccontextmanager
+async def connected(
+    edge: Edge, state_dir: Path, **options: Any
+) -> AsyncIterator[tuple[Device, Any]]:
+    async with device_of(edge, state_dir, **options) as device:
+        peer = await edge.welcomed()
+        await device.wait_connected()
+        yield device, peer
+
+
+async def take(device: Device, count: int = 1) -> list[Message]:
+    messages = device.messages()
+    async with asyncio.timeout(PATIENCE_S):
+        return [await anext(messages) for _ in range(count)]
+
+
+async def nothing_more(device: Device) -> bool:
+    """Is there no message ready? All that is under way is let happen first."""
+    before = device.stats.handed_out
+    taking = asyncio.ensure_future(anext(device.messages()))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    taking.cancel()
+    await asyncio.wait({taking})
+    return device.stats.handed_out == before

@@ -1,0 +1,413 @@
+"""Accepting pushes in a real store: what stands in the logs, and what lost replies do to it."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from gateway.api import intake as intake_module
+from gateway.api.intake import Busy, IdempotencyConflict, Intake, Unavailable
+from gateway.api.order import Order
+from gateway.api.seat import Seat
+from gateway.config import Api
+from gateway.store import keys
+from gateway.store.apps import App
+from gateway.store.client import Store
+from gateway.store.clock import StoreClock
+from gateway.store.log import Pace
+from gateway.store.pushes import contents, overdue_fanouts, read_record
+from protocol.ids import device_id, push_place
+from tests.gateway.api_stage import (
+    PARTITIONS,
+    CuttingProxy,
+    StoreServer,
+    add_devices,
+    all_pushes,
+    pushes_in,
+    soon,
+)
+
+APP = App("shop", 7, "access", ())
+OTHER = App("other", 8, "access", ())
+FAR_MS = 2**50
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServer]:
+    server = StoreServer(tmp_path_factory.mktemp("store")).start()
+    yield server
+    server.kill()
+
+
+class Desk:
+    """One intake with its own connection and lease."""
+
+    def __init__(self, store: Store, partitions: int, limits: Api, lease_s: float) -> None:
+        self.store = store
+        clock = StoreClock()
+        pace = Pace(quiet_s=0.0, busy_s=0.005, waiting=limits.queue_max)
+        self.seat = Seat(store, clock, lease_s=lease_s, pace=pace, info={})
+        self.intake = Intake(store, self.seat, clock, limits, partitions)
+        self.keeping = asyncio.create_task(self.seat.keep())
+
+    async def close(self) -> None:
+        self.keeping.cancel()
+        await asyncio.gather(self.keeping, return_exceptions=True)
+        await self.intake.drain(1)
+        await self.seat.leave(1)
+        await self.store.close()
+
+
+@contextlib.asynccontextmanager
+async def desk(
+    url: str, *, partitions: int = PARTITIONS, queue_max: int = 1000, lease_s: float = 5.0
+) -> AsyncIterator[Desk]:
+    opened = Desk(await Store.connect(url), partitions, Api(queue_max=queue_max), lease_s)
+    await opened.seat.taken()
+    try:
+        yield opened
+    finally:
+        await opened.close()
+
+
+@pytest.fixture
+async def store(server: StoreServer) -> AsyncIterator[Store]:
+    """Our own look into it; empty but for some devices of two apps."""
+    store = await Store.connect(server.url)
+    await store.call("FLUSHALL")
+    await add_devices(store, APP.number, {p: [0, 1, 2] for p in range(PARTITIONS)})
+    await add_devices(store, OTHER.number, {p: [3] for p in range(PARTITIONS)})
+    yield store
+    await store.close()
+
+
+def to(devices: Sequence[int], **changed: object) -> Order:
+    order = Order(APP, False, devices, b"\x12\x00", 60)
+    return order._replace(**changed)  # type: ignore[arg-type]
+
+
+ALL = Order(APP, True, (), b"\x12\x00", 60)
+
+
+# One append.
+
+
+async def test_one_device_is_one_append(server: StoreServer, store: Store) -> None:
+    async with desk(server.url) as one:
+        accepted = await one.intake.push(to([device_id(2, 1)]))
+    assert accepted.accepted == 1 and not accepted.unknown
+    assert push_place(accepted.push_id) == (False, 2)
+    logs = await all_pushes(store)
+    (push,) = logs.pop(2)
+    assert not any(logs.values())
+    assert (push.push_id, push.app, push.ttl_s) == (accepted.push_id, APP.number, 60)
+    assert not push.everybody and list(push.index) == [1]
+    assert push.content == b"\x12\x00" and push.accepted_ms == 0
+    assert await contents(store, 2, [push.push_id]) == [b"\x12\x00"]
+    assert one.intake.results.value("accepted") == 1
+
+
+async def test_several_devices_of_one_partition_are_one_append(
+    server: StoreServer, store: Store
+) -> None:
+    theirs, nobodys, beyond = device_id(1, 3), device_id(1, 999), device_id(PARTITIONS, 0)
+    async with desk(server.url) as one:
+        accepted = await one.intake.push(
+            to([device_id(1, 2), theirs, device_id(1, 0), nobodys, beyond])
+        )
+    assert accepted.accepted == 2
+    assert list(accepted.unknown) == [theirs, nobodys, beyond]
+    (push,) = await pushes_in(store, 1)
+    assert list(push.index) == [2, 0]
+
+
+@pytest.mark.parametrize("device", [device_id(1, 999), device_id(PARTITIONS + 3, 0)])
+async def test_a_push_to_nobody_is_there_all_the_same(
+    server: StoreServer, store: Store, device: int
+) -> None:
+    async with desk(server.url) as one:
+        accepted = await one.intake.push(to([device]))
+    assert accepted.accepted == 0 and list(accepted.unknown) == [device]
+    p = push_place(accepted.push_id).partition
+    (push,) = await pushes_in(store, p)
+    assert push.push_id == accepted.push_id and not push.index and not push.everybody
+    assert await contents(store, p, [push.push_id]) == [None]
+
+
+async def test_everybody_of_a_single_partition_is_one_append(
+    server: StoreServer, store: Store
+) -> None:
+    async with desk(server.url, partitions=1) as one:
+        accepted = await one.intake.push(ALL)
+    assert accepted.accepted is None and push_place(accepted.push_id) == (False, 0)
+    (push,) = await pushes_in(store, 0)
+    assert push.everybody and push.content == b"\x12\x00"
+
+
+async def test_pushes_at_once_share_appends_and_keep_their_order(
+    server: StoreServer, store: Store
+) -> None:
+    async with desk(server.url) as one:
+        orders = [to([device_id(n % 2, 0)]) for n in range(200)]
+        accepted = await asyncio.gather(*map(one.intake.push, orders))
+    ids = [a.push_id for a in accepted]
+    assert len(set(ids)) == 200 and ids == sorted(ids)
+    for p in (0, 1):
+        assert [push.push_id for push in await pushes_in(store, p)] == ids[p::2]
+        assert await store.call("XLEN", keys.log(p)) < 20
+
+
+# A push record and its fan-out.
+
+
+async def check_spread(store: Store, push_id: int, indexes: dict[int, list[int]]) -> None:
+    home = push_place(push_id).partition
+    found = await read_record(store, home, push_id)
+    assert found is not None
+    record, accepted_ms = found
+    assert record.targets == {} and record.content == b"\x12\x00"
+    assert await overdue_fanouts(store, home, FAR_MS) == []
+    logs = await all_pushes(store)
+    assert {p: [list(push.index) for push in pushes] for p, pushes in logs.items() if pushes} == {
+        p: [of] for p, of in indexes.items()
+    }
+    for pushes in logs.values():
+        for push in pushes:
+            assert (push.push_id, push.home, push.accepted_ms) == (push_id, home, accepted_ms)
+            assert push.ttl_s == 60 and push.app == APP.number and not push.content
+
+
+async def test_several_partitions_are_a_record_and_a_part_for_each(
+    server: StoreServer, store: Store
+) -> None:
+    nobodys, gone = device_id(0, 77), device_id(3, 3)
+    async with desk(server.url) as one:
+        accepted = await one.intake.push(
+            to([device_id(0, 1), nobodys, device_id(2, 0), device_id(2, 2), gone])
+        )
+    assert push_place(accepted.push_id).several
+    assert accepted.accepted == 3 and set(accepted.unknown) == {nobodys, gone}
+    await check_spread(store, accepted.push_id, {0: [1], 2: [0, 2]})
+
+
+async def test_nobody_of_several_partitions_is_one_part_at_home(
+    server: StoreServer, store: Store
+) -> None:
+    async with desk(server.url) as one:
+        accepted = await one.intake.push(to([device_id(0, 77), device_id(3, 77)]))
+    assert accepted.accepted == 0
+    await check_spread(store, accepted.push_id, {push_place(accepted.push_id).partition: []})
+
+
+async def test_everybody_is_a_part_for_every_partition(server: StoreServer, store: Store) -> None:
+    async with desk(server.url) as one:
+        accepted = await one.intake.push(ALL)
+    await check_spread(store, accepted.push_id, {p: [] for p in range(PARTITIONS)})
+    assert all(push.everybody for (push,) in (await all_pushes(store)).values())
+
+
+async def test_homes_take_turns(server: StoreServer, store: Store) -> None:
+    async with desk(server.url) as one:
+        homes = {push_place((await one.intake.push(ALL)).push_id).partition for _ in range(4)}
+    assert homes == set(range(PARTITIONS))
+
+
+async def test_a_fan_out_that_fails_is_left_to_the_dispatch_nodes(
+    server: StoreServer, store: Store
+) -> None:
+    async with desk(server.url) as one:
+        await fence_off(store, one.seat.number)
+        accepted = await one.intake.push(ALL)
+        assert one.intake.fanouts_left_total == 1
+    home = push_place(accepted.push_id).partition
+    assert await overdue_fanouts(store, home, FAR_MS) == [accepted.push_id]
+    found = await read_record(store, home, accepted.push_id)
+    assert found is not None and set(found[0].targets) == set(range(PARTITIONS))
+
+
+# Idempotency keys.
+
+
+def keyed(order: Order, key: str = "k", body: str = "a" * 64) -> Order:
+    return order._replace(idempotency_key=key, body_digest=body)
+
+
+@pytest.mark.parametrize("order", [to([device_id(2, 1), device_id(2, 9)]), ALL], ids=["one", "all"])
+async def test_the_same_key_gives_the_same_answer(
+    server: StoreServer, store: Store, order: Order
+) -> None:
+    async with desk(server.url) as one, desk(server.url) as two:
+        assert one.seat.number != two.seat.number
+        first = await one.intake.push(keyed(order))
+        again = [await d.intake.push(keyed(order)) for d in (one, two)]
+        assert again == [first, first]
+        assert (one.intake.results.value("repeated"), two.intake.results.value("repeated")) == (
+            1,
+            1,
+        )
+        assert (await two.intake.push(keyed(order, "other"))).push_id != first.push_id
+        elsewhere = keyed(order._replace(app=OTHER))
+        assert (await two.intake.push(elsewhere)).push_id != first.push_id
+    pushes = (await all_pushes(store))[2]
+    assert sum(push.push_id == first.push_id for push in pushes) == 1
+
+
+async def test_calls_that_race_with_one_key_are_one_push(server: StoreServer, store: Store) -> None:
+    async with desk(server.url) as one, desk(server.url) as two:
+        order = to([device_id(0, 1), device_id(1, 1)])
+        for n in range(20):
+            calls = [d.intake.push(keyed(order, f"k{n}")) for d in (one, two, one, two)]
+            answers = await asyncio.gather(*calls)
+            assert len({a.push_id for a in answers}) == 1
+    assert [len(pushes) for pushes in (await all_pushes(store)).values()] == [20, 20, 0, 0]
+
+
+async def test_the_same_key_with_another_body_is_refused(server: StoreServer, store: Store) -> None:
+    async with desk(server.url) as one:
+        first = await one.intake.push(keyed(ALL))
+        with pytest.raises(IdempotencyConflict) as caught:
+            await one.intake.push(keyed(ALL, body="b" * 64))
+        assert caught.value.push_id == first.push_id
+    assert [len(pushes) for pushes in (await all_pushes(store)).values()] == [1, 1, 1, 1]
+
+
+# Lost replies, a store that is away, full queues.
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        to([device_id(2, 1)]),
+        keyed(to([device_id(2, 1)])),
+        to([device_id(0, 1), device_id(2, 1)]),
+        ALL,
+    ],
+    ids=["append", "key", "list", "all"],
+)
+@pytest.mark.parametrize("skipped", [0, 1, 2, 3])
+async def test_a_lost_reply_makes_no_second_push(
+    server: StoreServer, store: Store, tmp_path: Path, order: Order, skipped: int
+) -> None:
+    proxy = CuttingProxy(tmp_path, server)
+    await proxy.start()
+    async with desk(proxy.url) as one:
+        proxy.cut_reply_after(skipped)
+        accepted = await one.intake.push(order)
+        await one.intake.drain(5)
+    await proxy.stop()
+    logs = await all_pushes(store)
+    wanted = set(range(PARTITIONS)) if order.everybody else {d >> 32 for d in order.devices}
+    assert {p for p, pushes in logs.items() if pushes} == wanted
+    for p in wanted:
+        assert [push.push_id for push in logs[p]] == [accepted.push_id]
+    assert await overdue_fanouts(store, push_place(accepted.push_id).partition, FAR_MS) == []
+
+
+async def test_a_frozen_store_is_unavailable_and_what_waits_comes_later_once(
+    server: StoreServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake_module, "APPEND_S", 0.2)
+    monkeypatch.setattr(intake_module, "ACCEPT_S", 0.2)
+    async with desk(server.url) as one:
+        with server.frozen():
+            with pytest.raises(Unavailable) as caught:
+                await one.intake.push(to([device_id(1, 1)]))
+            assert one.intake.bytes_waiting > 0
+            with pytest.raises(Unavailable):
+                await one.intake.push(ALL)
+        await soon(lambda: one.intake.bytes_waiting == 0)
+        accepted = await one.intake.push(to([device_id(1, 1)]))
+    ids = [push.push_id for push in await pushes_in(store, 1) if not push.everybody]
+    assert ids == [caught.value.push_id, accepted.push_id]
+    assert one.intake.results.value("refused") == 2
+
+
+async def test_a_full_queue_is_busy(server: StoreServer, store: Store) -> None:
+    async with desk(server.url, queue_max=4) as one:
+        with server.frozen():
+            waiting = [
+                asyncio.create_task(one.intake.push(to([device_id(0, n % 3)]))) for n in range(4)
+            ]
+            await asyncio.sleep(0)
+            with pytest.raises(Busy):
+                await one.intake.push(to([device_id(1, 0)]))
+        answers = await asyncio.gather(*waiting)
+        with server.frozen():
+            later = asyncio.create_task(one.intake.push(to([device_id(0, 0)])))
+            await asyncio.sleep(0)
+            with pytest.raises(Busy):  # four parts beside the one that waits are too many
+                await one.intake.push(ALL)
+        last = await later
+    ids = [push.push_id for push in await pushes_in(store, 0)]
+    assert ids == [a.push_id for a in (*answers, last)]
+
+
+async def test_bytes_are_bounded_too(
+    server: StoreServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake_module, "WAITING_BYTES", 1000)
+    async with desk(server.url) as one:
+        with server.frozen():
+            large = to([device_id(0, 0)], content=b"\x12" * 1000)
+            waiting = asyncio.create_task(one.intake.push(large))
+            await asyncio.sleep(0)
+            with pytest.raises(Busy):
+                await one.intake.push(to([device_id(0, 0)]))
+        await waiting
+        assert one.intake.bytes_waiting == 0
+
+
+# Leases.
+
+
+async def fence_off(store: Store, number: int) -> None:
+    """As a later start of the same number would, by appending."""
+    for p in range(PARTITIONS):
+        await store.call("HSET", keys.producers(p), f"{number}pa", f"{2**40} 1")
+
+
+async def test_a_fenced_producer_takes_another_lease_and_tries_once_more(
+    server: StoreServer, store: Store
+) -> None:
+    async with desk(server.url) as one:
+        before = one.seat.number
+        await fence_off(store, before)
+        accepted = await one.intake.push(to([device_id(1, 1)]))
+        assert one.seat.taken_total == 2 and one.seat.number != before
+    assert [push.push_id for push in await pushes_in(store, 1)] == [accepted.push_id]
+
+
+async def test_a_lost_lease_is_followed_by_another(server: StoreServer, store: Store) -> None:
+    async with desk(server.url, lease_s=0.3) as one:
+        await one.intake.push(to([device_id(1, 1)]))
+        await store.call("DEL", keys.LEASES, keys.LEASE_INFO)
+        await soon(lambda: one.seat.taken_total == 2)
+        await one.intake.push(to([device_id(1, 1)]))
+    assert len(await pushes_in(store, 1)) == 2
+
+
+async def test_without_a_standing_lease_nothing_is_drawn(server: StoreServer, store: Store) -> None:
+    async with desk(server.url, lease_s=0.3) as one:
+        one.keeping.cancel()
+        await soon(lambda: one.seat.current is None)
+        with pytest.raises(Unavailable):
+            await one.intake.push(to([device_id(1, 1)]))
+    assert await pushes_in(store, 1) == []
+
+
+async def test_leaving_frees_the_number(server: StoreServer, store: Store) -> None:
+    async with desk(server.url) as one:
+        assert await store.call("ZCARD", keys.LEASES) == 1
+        assert one.seat.number == 1
+    assert await store.call("ZCARD", keys.LEASES) == 0
+
+
+async def test_check_looks_and_pushes_nothing(server: StoreServer, store: Store) -> None:
+    async with desk(server.url) as one:
+        checked = await one.intake.check(to([device_id(0, 1), device_id(1, 9), device_id(9, 9)]))
+        assert (checked.push_id, checked.accepted) == (0, 1)
+        assert list(checked.unknown) == [device_id(1, 9), device_id(9, 9)]
+        assert (await one.intake.check(ALL)).accepted is None
+    assert not any((await all_pushes(store)).values())

@@ -1,0 +1,126 @@
+"""The pure part of accepting: who is targeted, what is written, when two bodies mean the same."""
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.api.order import (
+    Accepted,
+    decode_answer,
+    devices_of,
+    digest_of,
+    encode_answer,
+    home_of,
+    known_targets,
+    push_record,
+    split,
+    without,
+)
+from protocol.ids import device_id
+from protocol.schema import log_pb2
+
+
+def packed(*indexes: int) -> bytes:
+    return struct.pack(f"<{len(indexes)}I", *indexes)
+
+
+def test_devices_are_sorted_by_partition_in_their_order() -> None:
+    devices = [device_id(1, 7), device_id(0, 3), device_id(1, 5), device_id(9, 1)]
+    targets, beyond = split(devices, 4)
+    assert targets == {1: packed(7, 5), 0: packed(3)}
+    assert beyond == [device_id(9, 1)]
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), unique=True), st.integers(1, 1024))
+def test_splitting_loses_nobody(devices: list[int], partitions: int) -> None:
+    targets, beyond = split(devices, partitions)
+    found = [device for p, indexes in targets.items() for device in devices_of(p, indexes)]
+    assert sorted(found + beyond) == sorted(devices)
+
+
+def test_unknown_indexes_are_taken_out() -> None:
+    assert without(packed(1, 2, 3, 4), packed(4, 2)) == packed(1, 3)
+    assert without(packed(1), b"") == packed(1)
+
+
+@pytest.mark.parametrize(
+    ("unknown", "left"),
+    [
+        ({0: b"", 1: packed(5)}, {0: packed(1, 2)}),
+        ({0: packed(1), 1: b""}, {0: packed(2), 1: packed(5)}),
+        ({0: packed(1, 2), 1: packed(5)}, {3: b""}),
+    ],
+    ids=["one partition falls away", "some fall away", "nobody is left: one record at home"],
+)
+def test_targets_after_the_look_up(unknown: dict[int, bytes], left: dict[int, bytes]) -> None:
+    assert known_targets({0: packed(1, 2), 1: packed(5)}, unknown, home=3) == left
+
+
+@given(
+    push_id=st.integers(1, 2**64 - 1),
+    app=st.integers(1, 65_535),
+    ttl_s=st.integers(0, 28 * 86_400),
+    everybody=st.booleans(),
+    accepted_ms=st.integers(0, 2**45),
+    home=st.integers(0, 1023),
+)
+def test_the_record_built_by_hand_is_the_schema_s(
+    push_id: int, app: int, ttl_s: int, everybody: bool, accepted_ms: int, home: int
+) -> None:
+    by_hand = push_record(
+        push_id, app, ttl_s, everybody=everybody, accepted_ms=accepted_ms, home=home
+    )
+    assert log_pb2.Push.FromString(by_hand) == log_pb2.Push(
+        push_id=push_id,
+        app=app,
+        ttl_s=ttl_s,
+        everybody=everybody,
+        accepted_ms=accepted_ms,
+        home=home,
+    )
+
+
+def digest(**changed: object) -> str:
+    meaning = {
+        "everybody": False,
+        "devices": [1, 2],
+        "malformed": ["x"],
+        "content": b"c",
+        "ttl_s": 5,
+    }
+    return digest_of(**{**meaning, **changed})  # type: ignore[arg-type]
+
+
+def test_order_of_devices_makes_no_other_body() -> None:
+    assert digest() == digest(devices=[2, 1])
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"everybody": True},
+        {"devices": [1]},
+        {"malformed": []},
+        {"content": b"d"},
+        {"ttl_s": 6},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_every_part_makes_another_body(changed: dict[str, object]) -> None:
+    assert digest(**changed) != digest()
+
+
+@pytest.mark.parametrize("accepted", [Accepted(2**63 + 5, 1, [2**63 + 7]), Accepted(9, None, [])])
+def test_a_stored_answer_comes_back_whole(accepted: Accepted) -> None:
+    assert decode_answer(encode_answer(accepted)) == accepted
+
+
+def test_homes_are_spread() -> None:
+    assert {home_of(f"{n * 2654435761 % 2**32:08x}" + "0" * 56, 4) for n in range(64)} == {
+        0,
+        1,
+        2,
+        3,
+    }

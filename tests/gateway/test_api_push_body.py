@@ -1,0 +1,167 @@
+"""What a push request may say, and what it is told when it may not."""
+
+import json
+from typing import Any
+
+import pytest
+
+from gateway.api.errors import ApiError, Errno
+from gateway.api.push_body import Request, parse, parse_u64
+from gateway.config import Api
+from gateway.store.apps import App
+from protocol.codes import MAX_CONTENT
+from protocol.schema import device_pb2
+
+APP = App("shop", 7, "access", ())
+LIMITS = Api(max_devices=3, max_ttl_s=100, default_ttl_s=50)
+
+
+def parsed(body: Any = None, key: str | None = None, **fields: Any) -> Request:
+    """`body` as it is if bytes; else a good body with `fields` changed (None: left out)."""
+    if not isinstance(body, bytes):
+        good: dict[str, Any] = {"audience": "all", "notification": {"title": "t"}}
+        merged = {**good, **fields} if body is None else body
+        body = json.dumps({k: v for k, v in merged.items() if v is not None}).encode()
+    return parse(body, key, APP, LIMITS)
+
+
+def test_a_whole_body() -> None:
+    request = parsed(
+        audience={"devices": ["1", 4294967298, "01"]},
+        notification={"title": "t", "body": "b", "url": "u", "image": "i"},
+        data={"k": "v"},
+        ttl=9,
+        idempotency_key="key",
+        validate_only=True,
+    )
+    order = request.order
+    assert (order.app, order.everybody, order.ttl_s) == (APP, False, 9)
+    assert list(order.devices) == [1, 4294967298]
+    assert order.idempotency_key == "key" and len(order.body_digest) == 64
+    assert request.validate_only and request.malformed == []
+    assert device_pb2.Content.FromString(order.content) == device_pb2.Content(
+        notification=device_pb2.Notification(title="t", body="b", url="u", image="i"),
+        data={"k": "v"},
+    )
+
+
+def test_defaults() -> None:
+    order = parsed().order
+    assert order.everybody and order.ttl_s == 50 and not order.idempotency_key
+    assert parsed(ttl=0).order.ttl_s == 0
+
+
+def test_ids_that_are_none_are_named_and_the_others_pushed_to() -> None:
+    named = ["x", "-1", "1e3"]
+    assert parsed(audience={"devices": named}).malformed == named
+    request = parsed(audience={"devices": [2**64, str(2**64), 5]})
+    assert request.malformed == [str(2**64)] and list(request.order.devices) == [5]
+    assert parsed(audience={"devices": [-1, "9" * 300]}).malformed == ["-1", "9" * 64]
+
+
+BAD: dict[str, tuple[Any, Errno, str]] = {
+    "no JSON": (b"{", Errno.NOT_JSON, "truncated"),
+    "no UTF-8": (b'{"audience":"all","data":{"a":"\xff"}}', Errno.NOT_JSON, "UTF-8"),
+    "half a surrogate pair": (b'{"audience":"all","data":{"a":"\\ud800"}}', Errno.NOT_JSON, "JSON"),
+    "something behind": (b'{"audience":"all"} x', Errno.NOT_JSON, "trailing"),
+    "empty": (b"", Errno.NOT_JSON, "truncated"),
+    "a list": (b"[]", Errno.FIELD, "`object`, got `array` - at `$`"),
+    "deeply nested": (b'{"audience":' + b"[" * 100_000, Errno.FIELD, "$.audience"),
+    "no audience": ({"data": {"a": "b"}}, Errno.FIELD, "missing required field `audience`"),
+    "unknown audience": ({"audience": "none"}, Errno.FIELD, "$.audience"),
+    "unknown field": ({"audience": "all", "tll": 5}, Errno.FIELD, "unknown field `tll`"),
+    "unknown field inside": (
+        {"audience": "all", "notification": {"titel": "x"}},
+        Errno.FIELD,
+        "`titel` - at `$.notification`",
+    ),
+    "device of another type": (
+        {"audience": {"devices": [1.5]}},
+        Errno.FIELD,
+        "`int | str`, got `float` - at `$.audience.devices[0]`",
+    ),
+    "data of another type": ({"audience": "all", "data": {"a": 1}}, Errno.FIELD, "$.data[...]"),
+    "ttl as text": ({"audience": "all", "ttl": "5"}, Errno.FIELD, "`int`, got `str` - at `$.ttl`"),
+    "a number beyond all bounds": (
+        b'{"audience":{"devices":[' + b"9" * 5000 + b"]}}",
+        Errno.FIELD,
+        "$.audience.devices[0]",
+    ),
+    "nothing to say": ({"audience": "all"}, Errno.NO_CONTENT, "notification"),
+    "empty data": ({"audience": "all", "data": {}}, Errno.NO_CONTENT, "data"),
+    "empty notification": (
+        {"audience": "all", "notification": {"title": ""}},
+        Errno.NO_CONTENT,
+        "text",
+    ),
+    "ttl too long": ({"audience": "all", "data": {"a": "b"}, "ttl": 101}, Errno.TTL, "0 to 100"),
+    "negative ttl": ({"audience": "all", "data": {"a": "b"}, "ttl": -1}, Errno.TTL, "$.ttl"),
+    "nobody named": (
+        {"audience": {"devices": []}, "data": {"a": "b"}},
+        Errno.DEVICES,
+        "0 devices are named, 1 to 3",
+    ),
+    "too many": (
+        {"audience": {"devices": [1, 2, 3, 4]}, "data": {"a": "b"}},
+        Errno.DEVICES,
+        "4 devices are named, 1 to 3",
+    ),
+    "empty key": (
+        {"audience": "all", "data": {"a": "b"}, "idempotency_key": ""},
+        Errno.IDEMPOTENCY_KEY,
+        "0 characters",
+    ),
+    "long key": (
+        {"audience": "all", "data": {"a": "b"}, "idempotency_key": "k" * 129},
+        Errno.IDEMPOTENCY_KEY,
+        "129 characters",
+    ),
+    "content too large": (
+        {"audience": "all", "data": {"a": "x" * MAX_CONTENT}},
+        Errno.CONTENT_TOO_LARGE,
+        str(MAX_CONTENT),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_bodies(case: str) -> None:
+    body, errno, said = BAD[case]
+    with pytest.raises(ApiError) as caught:
+        parsed(body)
+    assert caught.value.errno == errno
+    assert said in caught.value.message
+    assert caught.value.code == errno // 100
+
+
+def test_content_of_exactly_the_limit() -> None:
+    overhead = len(device_pb2.Content(data={"a": "x" * 60_000}).SerializeToString()) - 60_000
+    assert (
+        len(parsed(data={"a": "x" * 60_000}, notification=None).order.content) == 60_000 + overhead
+    )
+    most = MAX_CONTENT - overhead
+    assert len(parsed(data={"a": "x" * most}, notification=None).order.content) == MAX_CONTENT
+
+
+def test_key_in_the_header() -> None:
+    assert parsed(key="k").order.idempotency_key == "k"
+    assert parsed(key="k", idempotency_key="k").order.idempotency_key == "k"
+    for wrong in ({"key": "k", "idempotency_key": "l"}, {"key": ""}, {"key": "k" * 129}):
+        with pytest.raises(ApiError) as caught:
+            parsed(**wrong)
+        assert caught.value.errno == Errno.IDEMPOTENCY_KEY
+
+
+def test_the_digest_is_of_the_meaning() -> None:
+    spelled = b'{"ttl":50, "notification":{"title":"t"},"audience":"all","idempotency_key":"k"}'
+    assert parsed(spelled).order.body_digest == parsed(key="k").order.body_digest
+    assert parsed(key="k", ttl=51).order.body_digest != parsed(key="k").order.body_digest
+
+
+@pytest.mark.parametrize("text", ["", " 1", "+1", "1_0", "٣", "²", "1" * 21, str(2**64), "0x1"])
+def test_no_u64(text: str) -> None:
+    assert parse_u64(text) is None
+
+
+def test_u64() -> None:
+    assert parse_u64(str(2**64 - 1)) == 2**64 - 1
