@@ -102,7 +102,9 @@ class Dispatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     live_only_s: Seconds = 30.0
     """A push with ttl 0 that is not receipted after this long is expired."""
     keep_s: Seconds = 86_400.0
-    """Rows of finished pushes stay for this long."""
+    """Rows of finished pushes stay for this long; then only the counts of campaigns do."""
+    keep_counts_s: Seconds = 30 * 86_400.0
+    """... and those for this long."""
     keep_bytes: Positive = 64 * 1024 * 1024
     """... within so much memory a partition (estimated)."""
     fanout_overdue_s: Seconds = 2.0

@@ -71,11 +71,11 @@ def sync_directory(path: Path) -> None:
         os.close(handle)
 
 
-def socket_dir(data_dir: Path, folder: str, longest_name: str) -> Path:
+def socket_place(data_dir: Path, folder: str, longest_name: str) -> Path:
     """Where sockets of `folder` lie: in the data directory, unless their paths are too long there.
 
-    Then in a private directory (0700) under XDG_RUNTIME_DIR or the temporary directory, named
-    after the data directory so that every process finds the same one.
+    Then in a private directory under XDG_RUNTIME_DIR or the temporary directory, named after the
+    data directory so that every process finds the same one.
     """
     home = data_dir.absolute() / folder
     if len(os.fsencode(home / longest_name)) <= SOCKET_PATH_MAX:
@@ -85,13 +85,20 @@ def socket_dir(data_dir: Path, folder: str, longest_name: str) -> Path:
     short = Path(base, f"columba-{os.geteuid()}-{digest}-{folder}")
     if len(os.fsencode(short / longest_name)) > SOCKET_PATH_MAX:
         short = Path("/tmp", short.name)
-    short.mkdir(mode=0o700, exist_ok=True)
-    # /tmp is everybody's: another user may have made the name before us.
-    found = short.lstat()
-    private = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
-    if not private or stat.S_IMODE(found.st_mode) & 0o077:
-        raise DataDirError(f"{short} exists and is not a directory of this user alone")
     return short
+
+
+def socket_dir(data_dir: Path, folder: str, longest_name: str) -> Path:
+    """The same place; a short one is made (0700) if it is not there. Raises DataDirError."""
+    place = socket_place(data_dir, folder, longest_name)
+    if place.parent != data_dir.absolute():
+        place.mkdir(mode=0o700, exist_ok=True)
+        # /tmp is everybody's: another user may have made the name before us.
+        found = place.lstat()
+        private = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+        if not private or stat.S_IMODE(found.st_mode) & 0o077:
+            raise DataDirError(f"{place} exists and is not a directory of this user alone")
+    return place
 
 
 def process_start(pid: int) -> int | None:

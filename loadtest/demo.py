@@ -27,6 +27,8 @@ SDK_DEVICES: Final = 3
 _SINGLES: Final = 20
 _STAGE_S: Final = 60.0
 """Longest that one stage may take until its devices have what they should."""
+_CONNECT_S: Final = 60.0
+"""The same for all devices to be connected."""
 _STEP_S: Final = 0.05
 _COUNT_EVERY_S: Final = 0.25
 
@@ -79,7 +81,7 @@ class Demo:
         devices = self._fleet.plan.devices
         self._fleet.dial(range(devices))
         await self._until_connected("connecting", devices)
-        async with asyncio.timeout(_STAGE_S):
+        async with asyncio.timeout(_CONNECT_S):
             for each in self._sdk:
                 await each.device.wait_connected()
         self._ids = self._fleet.device_ids()
@@ -115,7 +117,7 @@ class Demo:
         await self._push(stage, "all")
         os.kill(self._service.edge_pids[0], signal.SIGKILL)
         await self._push(stage, "all")
-        await self._until(stage, lambda now: now["lost"] > before)
+        await self._until(stage, lambda now: now["lost"] > before, _STAGE_S)
         await self._until_connected("its devices reconnect", len(self._ids))
         await self._until_shown("its devices reconnect")
 
@@ -131,9 +133,11 @@ class Demo:
     def _shown_by_sdk(self) -> int:
         return sum(len(each.shown) for each in self._sdk)
 
-    async def _until(self, stage: str, reached: Callable[[dict[str, Any]], bool]) -> bool:
+    async def _until(
+        self, stage: str, reached: Callable[[dict[str, Any]], bool], limit_s: float
+    ) -> bool:
         """Wait for this to be so of the fleet's counters; False if it was not in time."""
-        deadline = time.monotonic() + _STAGE_S
+        deadline = time.monotonic() + limit_s
         while not reached(now := self._fleet.counters()):
             await self._refresh_counts()
             self._show(stage, now)
@@ -145,17 +149,21 @@ class Demo:
 
     async def _until_connected(self, stage: str, devices: int) -> None:
         """Raises TimeoutError: without devices there is nothing to see."""
-        if not await self._until(stage, lambda now: now["open"] == devices):
+        if not await self._until(stage, lambda now: now["open"] == devices, _CONNECT_S):
             now = self._fleet.counters()
             raise TimeoutError(
-                f"{stage}: {now['open']} of {devices} devices connected in {_STAGE_S:g} s "
+                f"{stage}: {now['open']} of {devices} devices connected in {_CONNECT_S:g} s "
                 f"(lost {now['lost']}, close codes {now['goaways']})"
             )
 
     async def _until_shown(self, stage: str, but: int = 0) -> None:
         """Until all was shown but so many. What is not in time is told at the end, as lost."""
         wanted = sum(map(len, self._accepted.values())) - but
-        if not await self._until(stage, lambda now: now["shown"] + self._shown_by_sdk() >= wanted):
+
+        def reached(now: dict[str, Any]) -> bool:
+            return bool(now["shown"] + self._shown_by_sdk() >= wanted)
+
+        if not await self._until(stage, reached, _STAGE_S):
             self._view.show(f"{stage}: some messages are late")
 
     async def _settle(self) -> None:

@@ -7,7 +7,7 @@ The law of conservation: every targeted device is in exactly one of the states, 
 (`PRECEDENCE`), else pending; a higher one that arrives late moves it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from pyroaring import BitMap
@@ -160,4 +160,38 @@ class Campaign:
         return len(marked) != before
 
 
-Push = Single | Campaign
+class Tally:
+    """What stays of a finished campaign after its retention: the counts, no devices."""
+
+    __slots__ = ("_counts", "accepted_ms", "app", "order", "push_id", "ttl_s")
+
+    home = 0
+    in_record = False
+    final = True
+
+    def __init__(self, campaign: Campaign, counts: Mapping[str, int] | None = None) -> None:
+        self.push_id = campaign.push_id
+        self.app = campaign.app
+        self.ttl_s = campaign.ttl_s
+        self.accepted_ms = campaign.accepted_ms
+        self.order = campaign.order
+        self._counts = dict(campaign.counts() if counts is None else counts)
+
+    def receipts(self, state: int, indexes: Iterable[int]) -> bool:
+        """Too late: whose receipt it is can no longer be told."""
+        return False
+
+    def expire(self) -> None:
+        pass
+
+    def is_pending(self, index: int) -> bool:
+        return False
+
+    def pending(self) -> BitMap:
+        return BitMap()
+
+    def counts(self) -> Iterator[tuple[str, int]]:
+        yield from self._counts.items()
+
+
+Push = Single | Campaign | Tally

@@ -289,6 +289,7 @@ class Node:
         yield "columba_partitions", {"state": "loading"}, len(self.owned) - len(live)
         yield "columba_links", {}, len(self.links.up)
         yield "columba_records_total", {}, self.records_total
+        yield "columba_late_receipts_total", {}, sum(o.late_receipts_total for o in live)
         yield "columba_takeovers_total", {}, self.takeovers_total
         yield "columba_fanouts_completed_total", {}, self.fanouts_total
         yield "columba_delivers_total", {}, self.links.delivers_total

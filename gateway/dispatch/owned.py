@@ -16,7 +16,8 @@ from gateway.dispatch import pieces
 from gateway.dispatch.contents import Contents, message_frame, remaining_s
 from gateway.dispatch.links import Links
 from gateway.dispatch.partition import Effects, Partition
-from gateway.dispatch.sending import Expiries, Pacing, Send, Sending
+from gateway.dispatch.retention import Keeping, Retention
+from gateway.dispatch.sending import Pacing, Send, Sending
 from gateway.store import ownership
 from gateway.store import pushes as store_pushes
 from gateway.store.client import Store
@@ -67,7 +68,10 @@ class Owned:
             self.partition,
             Pacing(config.resend_s, config.resend_max_s, config.not_there_s, config.window),
         )
-        self._expiries = Expiries(live_only_s=config.live_only_s, keep_s=config.keep_s)
+        self._retention = Retention(
+            self.partition,
+            Keeping(config.live_only_s, config.keep_s, config.keep_counts_s, config.keep_bytes),
+        )
         self.snapshots = Snapshots(around.store, p, fence)
         self._records_at_snapshot = 0
         self.live = False
@@ -79,6 +83,7 @@ class Owned:
         self._out: deque[Send] = deque()
         self._out_ready = asyncio.Event()
         self._appending = False
+        self.late_receipts_total = 0
         self.deposed = False
         """A newer owner exists: the node lets go of this partition."""
         self._sender: asyncio.Task[None] | None = None
@@ -103,7 +108,7 @@ class Owned:
         self.live = True
         self._caught_up.set()
         for push in self.partition.pushes.values():
-            self._expiries.add(push)
+            self._retention.add(push)
         pushes = self.partition.pushes
         self._finals += [i for i in self._old_contents if i not in pushes or pushes[i].final]
         self._old_contents.clear()
@@ -131,11 +136,12 @@ class Owned:
             self._go_live_if_caught_up()
             return effects
         now = time.monotonic()
+        self.late_receipts_total += effects.late_receipts
         self._finals += effects.final
         if effects.arrived:
             self._queue(self.sending.on_arrived(effects.arrived, now))
         for push in effects.fresh:
-            self._expiries.add(push)
+            self._retention.add(push)
         if effects.fresh:
             self._queue(self.sending.on_fresh(effects.fresh, now))
         if effects.receipted:
@@ -265,13 +271,10 @@ class Owned:
         """Write pushes whose time is over, or whose rows may go, to the log."""
         if self._appending or not self.live:
             return
-        now_ms = self._around.now_ms()
-        config = self._around.config
-        expired = self._expiries.expired(self.partition, now_ms, _DUE)
-        forgotten = self._expiries.forgotten(self.partition, now_ms, _DUE, config.keep_bytes)
-        if not expired and not forgotten:
+        found = self._retention.due(self._around.now_ms(), _DUE)
+        if not any(found):
             return
-        due = log_pb2.Due(expired=expired, forgotten=forgotten)
+        due = log_pb2.Due(**found._asdict())
         self._appending = True
         try:
             await self._append(log_pb2.Record(due=due).SerializeToString())

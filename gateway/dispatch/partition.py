@@ -11,7 +11,7 @@ from typing import Final
 
 from pyroaring import BitMap
 
-from gateway.dispatch.campaign import Campaign, Push, Single
+from gateway.dispatch.campaign import Campaign, Push, Single, Tally
 from protocol.schema import log_pb2
 
 OFFLINE: Final = 0
@@ -25,7 +25,9 @@ PROFILES_BLOCK: Final = 12
 class Effects:
     """What a fold changed that somebody has to act on."""
 
-    __slots__ = ("arrived", "contents", "ended", "final", "fresh", "receipted", "replaced")
+    __slots__ = (
+        "arrived", "contents", "ended", "final", "fresh", "late_receipts", "receipted", "replaced",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.arrived = BitMap()
@@ -38,6 +40,8 @@ class Effects:
         """push id -> content, where the record carried it"""
         self.receipted: set[int] = set()
         """Devices from which a receipt came."""
+        self.late_receipts = 0
+        """Receipts for pushes that are not, or no longer, known here: counted and dropped."""
         self.final: list[int] = []
         """Pushes whose last device became final: their content can go."""
         self.ended: list[tuple[int, int, BitMap]] = []
@@ -71,6 +75,7 @@ class Partition:
         """index -> pending singles, in the order of the log"""
         self.dirty: set[str] = set()
         """Pieces of a snapshot that changed since the last one."""
+        self._campaign_bytes = 0
         self._singles: dict[int, list[int]] = {}
         """block -> push ids of singles"""
 
@@ -107,9 +112,8 @@ class Partition:
         return [push for push in found if isinstance(push, Single)]
 
     def estimated_bytes(self) -> int:
-        """Memory of rows of pushes, estimated."""
-        marks = sum(len(c.marks) + 1 for c in self.pushes.values() if isinstance(c, Campaign))
-        return len(self.pushes) * _ROW_BYTES + marks * 512
+        """Memory of rows of pushes, estimated; asked every second, so it is kept, not summed up."""
+        return len(self.pushes) * _ROW_BYTES + self._campaign_bytes
 
     # The fold.
 
@@ -179,7 +183,10 @@ class Partition:
         push = self.pushes.get(receipts.push_id)
         indexes = receipts.index
         effects.receipted.update(indexes)
-        if push is None or not push.receipts(receipts.state, indexes):
+        if push is None:
+            effects.late_receipts += len(indexes)
+            return
+        if not push.receipts(receipts.state, indexes):
             return
         self._touch(push)
         self._settle(push, effects)
@@ -229,6 +236,7 @@ class Partition:
             effects.contents[push.push_id] = record.content
         if isinstance(push, Campaign):
             self.campaigns[push.push_id] = push
+            self._campaign_bytes += _bytes_of(push)
             self._settle(push, effects)  # an audience of nobody is final at once
 
     def _single(self, record: log_pb2.Push, accepted_ms: int) -> Push:
@@ -267,11 +275,19 @@ class Partition:
                 push.expire()
                 self._touch(push)
                 self._settle(push, effects)
+        for push_id in due.shrunk:
+            push = self.pushes.get(push_id)
+            if isinstance(push, Campaign) and push.final:
+                self._touch(push)
+                self._campaign_bytes -= _bytes_of(push)
+                self.pushes[push_id] = Tally(push)
         for push_id in due.forgotten:
             push = self.pushes.get(push_id)
             if push is not None and push.final:
                 self._touch(push)
                 del self.pushes[push_id]
+                if isinstance(push, Campaign):
+                    self._campaign_bytes -= _bytes_of(push)
                 if isinstance(push, Single):
                     block = push.order >> SINGLES_BLOCK
                     self._singles[block].remove(push_id)
@@ -304,10 +320,19 @@ class Partition:
             self._singles.setdefault(push.order >> SINGLES_BLOCK, []).append(push.push_id)
             if not push.final:
                 self.inbox.setdefault(push.index, []).append(push)
-        elif not push.final:
-            self.campaigns[push.push_id] = push
+        elif isinstance(push, Campaign):
+            self._campaign_bytes += _bytes_of(push)
+            if not push.final:
+                self.campaigns[push.push_id] = push
 
     def reserve(self, index: int) -> None:
         """Make room in `location` up to this index."""
         if index >= len(self.location):
             self.location.frombytes(bytes(2 * (index + 1024 - len(self.location))))
+
+
+def _bytes_of(campaign: Campaign) -> int:
+    """About what its bitmaps take: two bytes a device, or a bit for each up to the last one."""
+    targeted = campaign.targeted
+    one = min(2 * len(targeted), targeted.max() // 8 + 1) if targeted else 0
+    return 512 + 4 * one

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 import msgspec
 from pyroaring import BitMap
 
-from gateway.dispatch.campaign import Campaign, Push, Single
+from gateway.dispatch.campaign import Campaign, Push, Single, Tally
 from gateway.dispatch.partition import PROFILES_BLOCK, Partition
 from protocol.schema import log_pb2
 
@@ -91,7 +91,12 @@ def _maker(partition: Partition, name: str) -> Callable[[], bytes] | None:
         singles = [_row(single) for single in partition.singles_of(int(rest))]
         return (lambda: _write_singles(singles)) if singles else None
     push = partition.pushes.get(int(rest))
-    return _campaign_maker(push) if isinstance(push, Campaign) else None
+    match push:
+        case Campaign():
+            return _campaign_maker(push)
+        case Tally():
+            return lambda: _write_tally(push)
+    return None
 
 
 def _bitmap_maker(devices: BitMap) -> Callable[[], bytes]:
@@ -165,7 +170,18 @@ def _campaign_maker(campaign: Campaign) -> Callable[[], bytes]:
     return make
 
 
-def _read_campaign(blob: bytes) -> Campaign:
+def _write_tally(tally: Tally) -> bytes:
+    return log_pb2.CampaignState(
+        push_id=tally.push_id,
+        app=tally.app,
+        ttl_s=tally.ttl_s,
+        accepted_ms=tally.accepted_ms,
+        order=tally.order,
+        counts=dict(tally.counts()),
+    ).SerializeToString()
+
+
+def _read_campaign(blob: bytes) -> Push:
     state = log_pb2.CampaignState.FromString(blob)
     campaign = Campaign(
         state.push_id,
@@ -173,8 +189,10 @@ def _read_campaign(blob: bytes) -> Campaign:
         state.ttl_s,
         state.accepted_ms,
         state.order,
-        BitMap.deserialize(state.targeted),
+        BitMap.deserialize(state.targeted) if state.targeted else BitMap(),
     )
+    if state.counts:
+        return Tally(campaign, state.counts)
     campaign.home, campaign.in_record = state.home, state.in_record
     campaign.marks = {m: BitMap.deserialize(raw) for m, raw in state.marks.items()}
     return campaign

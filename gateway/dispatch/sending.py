@@ -64,6 +64,8 @@ class Sending:
         """(due, index) of devices that an edge refused"""
         self._refusals: dict[int, int] = {}
         """index -> refusals in a row"""
+        self._awaiting_look: set[int] = set()
+        """Devices in `_looks`: one entry each, however many messages were refused."""
 
     # Reasons to look.
 
@@ -94,6 +96,8 @@ class Sending:
 
     def on_receipted(self, devices: Iterable[int], now: float) -> list[Send]:
         """Receipts came: those behind get more of their backlog."""
+        if not self._refusals and not self._behind:
+            return []
         sends: list[Send] = []
         for index in devices:
             self._refusals.pop(index, None)
@@ -112,6 +116,9 @@ class Sending:
     def on_refused(self, devices: Iterable[int], now: float) -> None:
         """An edge did not have them, or their output is full: look again a little later."""
         for index in devices:
+            if index in self._awaiting_look:
+                continue
+            self._awaiting_look.add(index)
             count = self._refusals[index] = self._refusals.get(index, 0) + 1
             delay = self._pacing.not_there_s * 2 ** min(count - 1, _BACKOFF_MAX)
             heapq.heappush(self._looks, (now + delay, index))
@@ -121,6 +128,7 @@ class Sending:
         again = BitMap()
         while self._looks and self._looks[0][0] <= now:
             again.add(heapq.heappop(self._looks)[1])
+        self._awaiting_look.difference_update(again)
         sends = self.on_arrived(again, now) if again else []
         for index in again - self._reachable(again):
             self._refusals.pop(index, None)  # gone for good; its next session is a fresh start
@@ -155,7 +163,10 @@ class Sending:
         return sends
 
     def _backlog(self, due: BitMap) -> list[Send]:
-        """All that is pending for these reachable devices, a window each, in the order of the log."""
+        """All that is pending for these reachable devices, a window each, in the order of the log.
+
+        Without pushes of ttl 0: those have one attempt, within the session that they found.
+        """
         partition = self._partition
         boxes = [partition.inbox[i] for i in due if i in partition.inbox]
         longest = max(map(len, boxes), default=0) + len(partition.campaigns)
@@ -163,7 +174,7 @@ class Sending:
             return [send for index in due for send in self._next_window(index, anew=True)]
         pushes: list[Push] = [single for box in boxes for single in box]
         pushes += partition.campaigns.values()
-        pushes.sort(key=lambda push: push.order)
+        pushes = sorted((p for p in pushes if p.ttl_s), key=lambda push: push.order)
         sends: list[Send] = []
         for push in pushes:
             if isinstance(push, Single):
@@ -180,7 +191,7 @@ class Sending:
             self._behind.pop(index, None)
             return []
         sent_to = -1 if anew else self._behind[index]
-        pending = self._partition.pending_of(index)
+        pending = [push for push in self._partition.pending_of(index) if push.ttl_s]
         unsent = [push for push in pending if push.order > sent_to]
         room = self._pacing.window - (len(pending) - len(unsent))
         if unsent and room < self._pacing.window // 2:
@@ -218,49 +229,3 @@ class Sending:
         sends = self._split(push, again)
         self._note(sends, timer.attempt + 1, now)
         return sends
-
-
-class Expiries:
-    """When pushes run out, and when the rows of finished ones go. Milliseconds of the store's clock."""
-
-    def __init__(self, *, live_only_s: float, keep_s: float) -> None:
-        self._live_only_ms = int(live_only_s * 1000)
-        self._keep_ms = int(keep_s * 1000)
-        self._expiring: list[tuple[int, int]] = []
-        self._keeping: list[tuple[int, int]] = []
-
-    def add(self, push: Push) -> None:
-        ttl_ms = push.ttl_s * 1000 or self._live_only_ms
-        expires_ms = push.accepted_ms + ttl_ms
-        if not push.final:
-            heapq.heappush(self._expiring, (expires_ms, push.push_id))
-        heapq.heappush(self._keeping, (expires_ms + self._keep_ms, push.push_id))
-
-    def expired(self, partition: Partition, now_ms: int, most: int) -> list[int]:
-        """At most `most` pushes whose time is over and that still have pending devices."""
-        found: list[int] = []
-        while self._expiring and self._expiring[0][0] <= now_ms and len(found) < most:
-            _, push_id = heapq.heappop(self._expiring)
-            push = partition.pushes.get(push_id)
-            if push is not None and not push.final:
-                found.append(push_id)
-        return found
-
-    def forgotten(self, partition: Partition, now_ms: int, most: int, keep_bytes: int) -> list[int]:
-        """At most `most` finished pushes that have been kept long enough, or are over the cap."""
-        found: list[int] = []
-        over = partition.estimated_bytes() > keep_bytes
-        while self._keeping and len(found) < most and (over or self._keeping[0][0] <= now_ms):
-            at, push_id = heapq.heappop(self._keeping)
-            push = partition.pushes.get(push_id)
-            if push is None:
-                continue
-            if push.final:
-                found.append(push_id)
-            elif at <= now_ms:
-                heapq.heappush(self._keeping, (now_ms + 60_000, push_id))
-            else:
-                # Over the cap, but this one is not finished: it and all later ones stay.
-                heapq.heappush(self._keeping, (at, push_id))
-                break
-        return found

@@ -163,8 +163,7 @@ class Store:
             socket_timeout=None,
             socket_connect_timeout=self._timeout_s,
             protocol=2,
-            lib_name=None,
-            lib_version=None,
+            driver_info=None,
         )
         await connection.connect()
         self._connection = connection

@@ -6,6 +6,7 @@ This module speaks one line of RESP itself and needs no client library.
 """
 
 import asyncio
+import contextlib
 import importlib.util
 import os
 import platform
@@ -132,7 +133,7 @@ class EmbeddedServer:
 
     @property
     def socket(self) -> Path:
-        return datadir.socket_dir(self._data_dir, datadir.STORE, SOCKET) / SOCKET
+        return datadir.socket_place(self._data_dir, datadir.STORE, SOCKET) / SOCKET
 
     @property
     def url(self) -> str:
@@ -165,7 +166,7 @@ class EmbeddedServer:
             free = self._free(self._store_dir)
             if free < FREE_MIN_BYTES:
                 raise EmbeddedError(_too_full(self._store_dir, free))
-            if self.socket.parent != self._store_dir:
+            if datadir.socket_dir(self._data_dir, datadir.STORE, SOCKET) != self._store_dir:
                 self._log.info(
                     "the path of the data directory is too long for a socket",
                     socket=str(self.socket),
@@ -189,6 +190,9 @@ class EmbeddedServer:
             if not await self._child.stop(wait_s=STOP_WAIT_S):
                 self._log.warning("killed: it had not ended in time", after_s=STOP_WAIT_S)
             self._on_change()
+        if self.socket.parent != self._store_dir and self._lock is not None:
+            with contextlib.suppress(OSError):  # it was not made, or is not empty
+                self.socket.parent.rmdir()
         if self._owns_lock and self._lock is not None:
             self._lock.release()
             self._lock = None

@@ -85,15 +85,17 @@ class EdgeDown(_message.Message):
     def __init__(self, edge: _Optional[int] = ..., start: _Optional[int] = ...) -> None: ...
 
 class Due(_message.Message):
-    __slots__ = ("expired", "forgotten")
+    __slots__ = ("expired", "forgotten", "shrunk")
     EXPIRED_FIELD_NUMBER: _ClassVar[int]
     FORGOTTEN_FIELD_NUMBER: _ClassVar[int]
+    SHRUNK_FIELD_NUMBER: _ClassVar[int]
     expired: _containers.RepeatedScalarFieldContainer[int]
     forgotten: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, expired: _Optional[_Iterable[int]] = ..., forgotten: _Optional[_Iterable[int]] = ...) -> None: ...
+    shrunk: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, expired: _Optional[_Iterable[int]] = ..., forgotten: _Optional[_Iterable[int]] = ..., shrunk: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class CampaignState(_message.Message):
-    __slots__ = ("push_id", "app", "ttl_s", "accepted_ms", "home", "in_record", "order", "targeted", "marks")
+    __slots__ = ("push_id", "app", "ttl_s", "accepted_ms", "home", "in_record", "order", "targeted", "marks", "counts")
     class MarksEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -101,6 +103,13 @@ class CampaignState(_message.Message):
         key: int
         value: bytes
         def __init__(self, key: _Optional[int] = ..., value: _Optional[bytes] = ...) -> None: ...
+    class CountsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     PUSH_ID_FIELD_NUMBER: _ClassVar[int]
     APP_FIELD_NUMBER: _ClassVar[int]
     TTL_S_FIELD_NUMBER: _ClassVar[int]
@@ -110,6 +119,7 @@ class CampaignState(_message.Message):
     ORDER_FIELD_NUMBER: _ClassVar[int]
     TARGETED_FIELD_NUMBER: _ClassVar[int]
     MARKS_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
     push_id: int
     app: int
     ttl_s: int
@@ -119,7 +129,8 @@ class CampaignState(_message.Message):
     order: int
     targeted: bytes
     marks: _containers.ScalarMap[int, bytes]
-    def __init__(self, push_id: _Optional[int] = ..., app: _Optional[int] = ..., ttl_s: _Optional[int] = ..., accepted_ms: _Optional[int] = ..., home: _Optional[int] = ..., in_record: bool = ..., order: _Optional[int] = ..., targeted: _Optional[bytes] = ..., marks: _Optional[_Mapping[int, bytes]] = ...) -> None: ...
+    counts: _containers.ScalarMap[str, int]
+    def __init__(self, push_id: _Optional[int] = ..., app: _Optional[int] = ..., ttl_s: _Optional[int] = ..., accepted_ms: _Optional[int] = ..., home: _Optional[int] = ..., in_record: bool = ..., order: _Optional[int] = ..., targeted: _Optional[bytes] = ..., marks: _Optional[_Mapping[int, bytes]] = ..., counts: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class SingleStates(_message.Message):
     __slots__ = ("push_id", "app", "ttl_s", "accepted_ms", "order", "index", "marks")

@@ -131,6 +131,7 @@ async def test_a_directory_name_with_spaces_and_quotes(data_dir: Path) -> None:
 
 async def test_too_long_a_path_gets_a_short_private_socket(data_dir: Path) -> None:
     server = EmbeddedServer(data_dir / ("d" * 120))
+    assert not server.socket.parent.exists()
     await server.start()
     try:
         assert len(os.fsencode(server.socket)) <= 100
@@ -138,7 +139,18 @@ async def test_too_long_a_path_gets_a_short_private_socket(data_dir: Path) -> No
         assert stat.S_IMODE(found.st_mode) == 0o700 and found.st_uid == os.geteuid()
     finally:
         await server.stop()
-        shutil.rmtree(server.socket.parent)
+    assert not server.socket.parent.exists()
+
+
+async def test_a_short_directory_of_somebody_else_is_refused(data_dir: Path) -> None:
+    server = EmbeddedServer(data_dir / ("d" * 120))
+    place = server.socket.parent
+    place.mkdir(mode=0o755)
+    try:
+        with pytest.raises(datadir.DataDirError, match="not a directory of this user alone"):
+            await server.start()
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 async def test_a_second_starter_is_refused(data_dir: Path) -> None:

@@ -109,7 +109,7 @@ def test_demo_passes(tmp_path: Path, view: View) -> None:
 def test_demo_finds_what_was_lost(
     tmp_path: Path, view: View, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loadtest.demo._STAGE_S", 0.2)
+    monkeypatch.setattr("loadtest.demo._STAGE_S", 0.1)
     with fake(tmp_path, "lose") as service:
         result = asyncio.run(run_demo(service, 100, view, kill_edge=False))
     assert result["lost"] > 0 and not passed(result)

@@ -1,0 +1,1 @@
+"""End to end: the service in its real processes, with a real store, over real sockets."""

@@ -1,0 +1,141 @@
+"""An app of its own for each test: pushes to everybody then reach nobody else's devices."""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from gateway.store.apps import Apps
+from gateway.store.client import Store
+from protocol.codes import CloseCode
+from tests.e2e.http import Answer, request
+from tests.e2e.raw_device import RawDevice
+from tests.e2e.service import Service
+from tests.e2e.waiting import PATIENCE_S, until
+
+OK: Final = 200
+ACCEPTED: Final = 202
+STATES: Final = (
+    "received",
+    "failed",
+    "recalled",
+    "replaced",
+    "overflowed",
+    "stopped",
+    "expired",
+    "pending",
+)
+
+
+class Tenant(NamedTuple):
+    """One app, as its server and its devices use it."""
+
+    api: str
+    app: str
+    access_key: str
+    api_key: str
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """`path` below the app's."""
+        said = {"Authorization": f"Bearer {self.api_key}", **(headers or {})}
+        return await request(self.api, method, f"/v1/apps/{self.app}{path}", body, said)
+
+    async def try_push(
+        self, devices: Sequence[object] | None, headers: Mapping[str, str] | None = None, **body: Any
+    ) -> Answer:
+        """To these devices; None is everybody."""
+        body.setdefault("notification", {"title": "a title", "body": "a body"})
+        audience: object = "all" if devices is None else {"devices": [str(d) for d in devices]}
+        return await self.call("POST", "/pushes", {"audience": audience, **body}, headers)
+
+    async def push(self, *devices: object, everybody: bool = False, **body: Any) -> int:
+        """Accepted; its id."""
+        answer = await self.try_push(None if everybody else devices, **body)
+        assert answer.status == ACCEPTED, answer
+        return int(answer.body["push_id"])
+
+    async def counts(self, push_id: int) -> dict[str, int]:
+        """Asserts that every targeted device is in exactly one state. Waits out a 503."""
+
+        async def ask() -> Answer | None:
+            answer = await self.call("GET", f"/pushes/{push_id}")
+            assert answer.status in (OK, 503), answer
+            return answer if answer.status == OK else None
+
+        answer = await until(ask, f"counts of push {push_id}")
+        assert answer is not None
+        counts: dict[str, int] = answer.body["counts"]
+        assert counts["targeted"] == sum(counts[state] for state in STATES), counts
+        return counts
+
+    async def reaches(
+        self, push_id: int, wait_s: float = PATIENCE_S, **wanted: int
+    ) -> dict[str, int]:
+        """Waits until these counts are as wanted; returns all of them."""
+
+        async def look() -> dict[str, int] | None:
+            last.append(await self.counts(push_id))
+            return last[-1] if last[-1].items() >= wanted.items() else None
+
+        last: list[dict[str, int]] = []
+        try:
+            found = await until(look, f"push {push_id} reaches {wanted}", wait_s)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; counts: {last[-1:]}") from None
+        assert found is not None
+        return found
+
+    async def device(self, device: int) -> dict[str, Any]:
+        """What the service knows of a device. Waits out a 503."""
+
+        async def ask() -> Answer | None:
+            answer = await self.call("GET", f"/devices/{device}")
+            assert answer.status in (OK, 503), answer
+            return answer if answer.status == OK else None
+
+        answer = await until(ask, f"state of device {device}")
+        assert answer is not None
+        state: dict[str, Any] = answer.body
+        return state
+
+    async def seen(self, device: int, *, online: bool) -> dict[str, Any]:
+        """Waits until the service sees the device online, or offline."""
+
+        async def look() -> dict[str, Any] | None:
+            state = await self.device(device)
+            return state if state["online"] is online else None
+
+        state = await until(look, f"device {device} online: {online}")
+        assert state is not None
+        return state
+
+
+async def new_tenant(service: Service) -> Tenant:
+    """Makes an app, and waits until the API and every edge know it."""
+    store = await Store.connect(service.ready["store"])
+    try:
+        new = await Apps(store).create(f"t-{secrets.token_hex(4)}")
+    finally:
+        await store.close()
+    tenant = Tenant(service.api, new.app_id, new.access_key, new.api_key)
+
+    async def api_knows() -> bool:
+        return (await tenant.call("GET", "/devices/0")).status not in (401, 404) or (
+            await tenant.call("GET", "/devices/0")
+        ).body["error"]["errno"] == 40403
+
+    await until(api_knows, "the API knows the app")
+    for edge in (await service.edges()).values():
+
+        async def edge_knows(own: str = edge.own) -> bool:
+            async with RawDevice(own, tenant.app, tenant.access_key) as device:
+                await device.hello(token=b"no token of anybody")
+                return (await device.goaway()).code != CloseCode.UNKNOWN_APP
+
+        await until(edge_knows, f"edge {edge.number} knows the app")
+    return tenant
