@@ -26,6 +26,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from gateway.config_sources import shown
 from gateway.store.errors import Fenced, StoreError, StoreUnavailable
 from gateway.store.scripts import script
 
@@ -48,6 +49,8 @@ class Store:
 
     def __init__(self, url: str, *, timeout_s: float = 5.0) -> None:
         self.url = url
+        self._shown = shown("store.url", url)
+        """Without the password, for errors."""
         self._timeout_s = timeout_s
         self._connection: Connection | UnixDomainSocketConnection | None = None
         self._out: list[bytes] = []
@@ -71,7 +74,9 @@ class Store:
                 await asyncio.shield(store._ever_up)
         except (TimeoutError, StoreError) as error:
             await store.close()
-            raise StoreUnavailable(f"the store at {url} does not answer: {error}") from error
+            raise StoreUnavailable(
+                f"the store at {store._shown} does not answer: {error}"
+            ) from error
         return store
 
     @classmethod
@@ -102,7 +107,7 @@ class Store:
         future: asyncio.Future[Reply] = loop.create_future()
         connection = self._connection
         if connection is None or not self._up.is_set():
-            future.set_exception(StoreUnavailable(f"no connection to the store at {self.url}"))
+            future.set_exception(StoreUnavailable(f"no connection to the store at {self._shown}"))
             return future
         if len(self._waiting) >= _MAX_WAITING:
             future.set_exception(StoreUnavailable("too many commands wait for the store"))
@@ -149,7 +154,9 @@ class Store:
                 if not self._ever_up.done():
                     self._ever_up.set_exception(error)
             except* (RedisError, OSError, StoreUnavailable) as failure:
-                error = StoreUnavailable(f"lost the store at {self.url}: {failure.exceptions[0]}")
+                error = StoreUnavailable(
+                    f"lost the store at {self._shown}: {failure.exceptions[0]}"
+                )
             await self._drop(error)
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
             delay = min(delay * 2, _RECONNECT_MAX_S)

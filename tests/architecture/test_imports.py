@@ -27,9 +27,8 @@ ALLOWED: Final[dict[str, set[str]]] = {
     "store": BELOW_STORE,
     **{part: BELOW_STORE | {"store"} for part in PARTS},
     "supervisor": BELOW_STORE | {"store"} | PARTS,
-    # The demo is a program beside the command line: it starts a service and plays a device of it.
-    "demo": BELOW_STORE | {"supervisor", "client_sdk"},
-    "cli": BELOW_STORE | {"store", "supervisor", "demo"} | PARTS,
+    # `columba device` plays a device in the terminal.
+    "cli": BELOW_STORE | {"store", "supervisor", "client_sdk"} | PARTS,
     "client_sdk": {"protocol"},
     "loadtest": {"protocol", "client_sdk"},
 }
@@ -179,8 +178,16 @@ def parameters_are_few(tree: Tree) -> Iterator[str]:
     for module, node in _functions(tree):
         named = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
         count = len(named) - (bool(named) and named[0].arg in ("self", "cls"))
-        if count > MAX_PARAMETERS:
+        if count > MAX_PARAMETERS and not _is_command(node):
             yield f"{module.path}:{node.lineno}: {node.name} takes {count}, at most {MAX_PARAMETERS}"
+
+
+def _is_command(node: Function) -> bool:
+    """A command of the command line: its parameters are the options a user may give."""
+    decorators = [d.func for d in node.decorator_list if isinstance(d, ast.Call)]
+    return any(
+        isinstance(d, ast.Attribute) and d.attr in ("command", "callback") for d in decorators
+    )
 
 
 def broad_excepts_have_a_reason(tree: Tree) -> Iterator[str]:
@@ -262,8 +269,7 @@ SOUND: Final = {
     "gateway/api/__init__.py": "",
     "gateway/api/app.py": "import fastapi\nimport gateway.store.log\n",
     "gateway/supervisor.py": "from gateway.api import app\nfrom gateway.edge.table import Table\n",
-    "gateway/demo.py": "from gateway.supervisor import run\nfrom client_sdk import device\n",
-    "gateway/cli.py": "from gateway import supervisor\nfrom gateway.demo import demo\n",
+    "gateway/cli.py": "from gateway import supervisor\nfrom client_sdk import device\n",
     "client_sdk/__init__.py": "",
     "client_sdk/device.py": "import asyncio\nfrom google.protobuf import message\nimport protocol\n",
     "loadtest/__init__.py": "",
@@ -310,7 +316,6 @@ WRONG: Final[dict[str, tuple[Rule, str, str, str]]] = {
         "imports disp",
     ),
     "leaf takes the api": (one_way, "gateway/log.py", "from gateway.api import app", "imports api"),
-    "leaf takes the demo": (one_way, "gateway/log.py", "from gateway import demo", "imports demo"),
     "leaf takes loadtest": (one_way, "gateway/log.py", "import loadtest.fleet", "imports loadtest"),
     "store takes the edge": (one_way, "gateway/store/x.py", "from .. import edge", "imports edge"),
     "edge takes dispatch": (
@@ -356,7 +361,12 @@ WRONG: Final[dict[str, tuple[Rule, str, str, str]]] = {
         "import gateway.cli",
         "imports cli",
     ),
-    "demo takes loadtest": (one_way, "gateway/demo.py", "import loadtest", "demo imports loadtest"),
+    "supervisor takes the sdk": (
+        one_way,
+        "gateway/supervisor.py",
+        "import client_sdk",
+        "client_sdk",
+    ),
     "cli takes loadtest": (one_way, "gateway/cli.py", "import loadtest", "cli imports loadtest"),
     "sdk takes gateway": (one_way, "client_sdk/x.py", "from gateway import config", "imports leaf"),
     "sdk takes loadtest": (one_way, "client_sdk/x.py", "import loadtest.fleet", "imports loadtest"),
@@ -434,6 +444,7 @@ def test_the_checker_sees(tmp_path: Path, rule: Rule, path: str, text: str, says
         "x = 1\n" * 450,
         "def f():\n" + "    x = 1\n" * 59,
         f"class C:\n    def f(self, {parameters(8)}, *more, **most): ...",
+        f"@app.command()\ndef f({parameters(9)}): ...",
         "try:\n    f()\nexcept Exception:  # the peer may send anything\n    pass",
         "try:\n    f()\n# the peer may send anything\nexcept Exception:\n    pass",
         "try:\n    f()\nexcept ValueError:\n    pass",
@@ -443,6 +454,7 @@ def test_the_checker_sees(tmp_path: Path, rule: Rule, path: str, text: str, says
         "module",
         "function",
         "parameters",
+        "options of a command",
         "reason beside",
         "reason above",
         "narrow",

@@ -61,4 +61,3 @@ def data_dir() -> Iterator[Path]:
     """For a service that the test starts itself."""
     with _short_dir() as path:
         yield path
-

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.api import intake as intake_module
+from gateway.api import seat as seat_module
 from gateway.api.intake import Busy, IdempotencyConflict, Intake, Unavailable
 from gateway.api.order import Order
 from gateway.api.seat import Seat
@@ -39,6 +40,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServer]:
     server = StoreServer(tmp_path_factory.mktemp("store")).start()
     yield server
     server.kill()
+
+
+@pytest.fixture(autouse=True)
+def no_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test has an empty store: nobody has drawn ids under these numbers."""
+    monkeypatch.setattr(seat_module, "QUIET_S", 0.0)
 
 
 class Desk:
