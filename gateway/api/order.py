@@ -46,10 +46,13 @@ class Split(NamedTuple):
 
 
 _HIGHEST_INDEX: Final = 0xFFFF_FFFF
+_U32: Final = struct.Struct("<I")
 
 
-def split(devices: Iterable[int], partitions: int) -> Split:
+def split(devices: Sequence[int], partitions: int) -> Split:
     """Sort devices by partition."""
+    if len(devices) == 1 and devices[0] >> 32 < partitions:  # most pushes
+        return Split({devices[0] >> 32: _U32.pack(devices[0] & _HIGHEST_INDEX)}, [])
     by_partition: dict[int, list[int]] = {}
     beyond = []
     for device in devices:

@@ -51,7 +51,9 @@ _CONNECT_MIN_S: Final = 0.1
 _CONNECT_MAX_S: Final = 2.0
 _KEEP_ALIVE_S: Final = 75
 """Longer than the idle times of usual connection pools and balancers (60 s), so that they close first."""
-_BUSY_GATHER_S: Final = 0.005
+_GATHER_S: Final = 0.0
+"""Pushes gather by themselves while a partition's call is open. At 1,000 a second over 16 partitions a
+gathering time of 5 ms saved 13 % of the calls and made the median answer 5.9 ms instead of 1.1."""
 
 
 async def run(config: Config, secrets: Secrets, store_url: str, ready: Ready) -> None:
@@ -156,7 +158,7 @@ class ApiProcess:
         config = self._config
         partitions = config.service.partitions
         clock = StoreClock()
-        pace = Pace(quiet_s=0.0, busy_s=_BUSY_GATHER_S, waiting=config.api.queue_max)
+        pace = Pace(quiet_s=_GATHER_S, busy_s=_GATHER_S, waiting=config.api.queue_max)
         seat = Seat(store, clock, lease_s=config.store.lease_s, pace=pace, info=info)
         roster = Roster(store, clock, config.store.lease_s)
         peers = Peers(self._secret)

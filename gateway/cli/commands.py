@@ -218,8 +218,9 @@ def push(
     push_id = str(answer["push_id"])
     if not as_json:
         typer.echo(f"push {push_id} accepted")
-        if answer.get("unknown"):
-            typer.echo("unknown devices: " + ", ".join(map(str, answer["unknown"])))
+        if answer.get("invalid"):
+            left_out = (f"{bad['target']} ({bad['code']})" for bad in answer["invalid"])
+            typer.echo("left out: " + ", ".join(left_out))
     if wait > 0:
         answer["counts"] = watch(
             client, push_id, wait, (lambda _: None) if as_json else _print_counts

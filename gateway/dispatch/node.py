@@ -105,6 +105,8 @@ class Node:
                 self.links.follow(self.roster.live("edge", now_ms))
                 await self._take_share(now_ms)
                 await self._declare_dead_edges(now_ms)
+                for holder in self.roster.expired_others(now_ms):
+                    await leases.end(self._store, holder.identity, "expired")
             except StoreUnavailable:
                 await self._store.wait_up()
             await asyncio.sleep(_ROSTER_S)
@@ -126,7 +128,10 @@ class Node:
         began = time.monotonic()
         fence = await ownership.take_fence(self._store, p, me.number, me.start)
         owned = Owned(p, fence, self._seqs.get(p, 0), self._around)
-        position = await owned.load()
+        try:
+            position = await owned.load()
+        except Fenced:
+            return  # another has taken it meanwhile
         self.owned[p] = owned
         self._reader.cursors[p] = position
         self.takeovers_total += 1
@@ -143,6 +148,8 @@ class Node:
         self._seqs[p] = owned.seq
         owned.stop()
         self._reader.cursors.pop(p, None)
+        # Should it come back to us, what was declared may be of the past: `_declare` looks again.
+        self._declared = {key for key in self._declared if key[0] != p}
 
     # Edges that are no more.
 
@@ -209,10 +216,11 @@ class Node:
 
     async def _fold(self, entries: Iterable[Entry]) -> None:
         end = time.perf_counter() + _SLICE_S
+        readers = dict(self.owned)
         for entry in entries:
             owned = self.owned.get(entry.partition)
-            if owned is None:
-                continue
+            if owned is None or owned is not readers.get(entry.partition):
+                continue  # let go, or taken anew from its snapshot, while we were folding
             effects = owned.on_entry(entry)
             self.records_total += 1
             if effects.replaced and owned.live:

@@ -62,16 +62,7 @@ class Owned:
         self.seq = seq
         """Of this node's last own append to the partition's log."""
         self._around = around
-        config = around.config
-        self.partition = Partition(p)
-        self.sending = Sending(
-            self.partition,
-            Pacing(config.resend_s, config.resend_max_s, config.not_there_s, config.window),
-        )
-        self._retention = Retention(
-            self.partition,
-            Keeping(config.live_only_s, config.keep_s, config.keep_counts_s, config.keep_bytes),
-        )
+        self._begin(Partition(p))
         self.snapshots = Snapshots(around.store, p, fence)
         self._records_at_snapshot = 0
         self.live = False
@@ -90,12 +81,31 @@ class Owned:
 
     # Taking over: fence (done by the node), then snapshot, then log.
 
+    def _begin(self, partition: Partition) -> None:
+        config = self._around.config
+        self.partition = partition
+        self.sending = Sending(
+            partition,
+            Pacing(config.resend_s, config.resend_max_s, config.not_there_s, config.window),
+        )
+        self._retention = Retention(
+            partition,
+            Keeping(config.live_only_s, config.keep_s, config.keep_counts_s, config.keep_bytes),
+        )
+
     async def load(self) -> str:
         """Restore the newest snapshot; returns the log position to read from."""
         store = self._around.store
-        snapshot = await self.snapshots.load()
-        if snapshot is not None:
-            pieces.restore(self.partition, snapshot.position, snapshot.pieces)
+        while (snapshot := await self.snapshots.load()) is not None:
+            partition = Partition(self.p)
+            try:
+                pieces.restore(partition, snapshot.position, snapshot.pieces)
+            # Whatever a piece that passed its checksum does to its decoder: the one before it gets its turn.
+            except Exception as error:
+                await self.snapshots.set_aside(f"cannot be restored: {error!r}")
+            else:
+                self._begin(partition)
+                break
         self._old_contents = await store_pushes.content_ids(store, self.p)
         self._live_from = position_key(await tail(store, self.p))
         self._sender = asyncio.create_task(self._run_sender())

@@ -29,7 +29,7 @@ from gateway.secretfiles import Secrets
 from gateway.store.apps import App, Apps
 from gateway.store.client import Store
 from gateway.store.clock import StoreClock
-from gateway.store.errors import StoreError, StoreUnavailable
+from gateway.store.errors import StoreError
 from gateway.store.leases import Identity, Lease, LeaseLost, Roster
 from gateway.tokens import Sealer
 from protocol.codes import CloseCode
@@ -201,10 +201,7 @@ class EdgeProcess:
             await asyncio.sleep(period)
             if self.registrar.fenced or self.uplink.fenced:
                 raise LeaseLost("a partition has declared this edge dead")
-            try:
-                await self._lease.renew()
-            except StoreUnavailable:
-                await self.store.wait_up()
+            await self._lease.renew_patiently()
 
     async def _retake(self) -> None:
         last = self._lease

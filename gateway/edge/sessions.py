@@ -58,6 +58,8 @@ class Sessions:
         self._wishes: dict[int, tuple[int, bool]] = {}
         """Heartbeat asked for, and whether a new token is due, of rows that register."""
         self._paused: set[int] = set()
+        self._continuing: set[int] = set()
+        """Rows that are being registered again under a new edge number."""
         self.draining = False
         self.closes: Counter[str] = Counter()
         self.frames: Counter[int] = Counter()
@@ -116,6 +118,7 @@ class Sessions:
         self._early.pop(fd, None)
         self._wishes.pop(fd, None)
         self._paused.discard(fd)
+        self._continuing.discard(fd)
         epoch = table.epoch[fd]
         if epoch and table.state[fd] in (State.OPEN, State.LEAVING):
             partition, index = split_device_id(table.device[fd])
@@ -152,24 +155,29 @@ class Sessions:
             wanted = device_pb2.Heartbeat.FromString(body).heartbeat_s
             table.set_timeout(fd, server_timeout_s(self._clamped(wanted)))
         elif kind == Kind.BYE:
-            self._count("bye")
+            if state is State.OPEN:  # else the end is counted already
+                self._count("bye")
+                table.leave(fd)  # what still comes is of no consequence
             self.reactor.close(fd)
 
     def _on_receipts(self, fd: int, body: bytes) -> None:
         seq, receipts = read_receipts(body)
         partition, index = split_device_id(self.table.device[fd])
         generation = self.table.generation[fd]
-        self.uplink.report(partition, Report(fd, generation, seq, index, receipts, b""))
-        if self.uplink.full:
-            # Receipts stay with their devices; the kernel's buffers tell them to wait.
-            self._paused.add(fd)
-            self.reactor.pause(fd)
+        self._report(partition, Report(fd, generation, seq, index, receipts, b""))
 
     def _on_profile(self, fd: int, body: bytes) -> None:
         partition, index = split_device_id(self.table.device[fd])
         change, profile = read_profile(body, index)
         generation = self.table.generation[fd]
-        self.uplink.report(partition, Report(fd, generation, change, index, (), profile))
+        self._report(partition, Report(fd, generation, change, index, (), profile))
+
+    def _report(self, partition: int, report: Report) -> None:
+        self.uplink.report(partition, report)
+        if self.uplink.full:
+            # Reports stay with their devices; the kernel's buffers tell them to wait.
+            self._paused.add(report.fd)
+            self.reactor.pause(report.fd)
 
     def on_durable(self, report: Report) -> None:
         """A report stands in the log: acknowledge it, if the connection still stands."""
@@ -307,6 +315,7 @@ class Sessions:
         ups = []
         for p, rows in table.rows.items():
             for index, fd in rows.items():
+                self._continuing.add(fd)
                 ups.append(
                     (
                         p,
@@ -325,8 +334,11 @@ class Sessions:
         return ups
 
     def _on_continued(self, fd: int, answer: Answer) -> None:
+        self._continuing.discard(fd)
         if answer.status is Status.REGISTERED:
             self.table.epoch[fd] = answer.value
+        elif answer.status is Status.FENCED_SINCE:
+            self.send_away(fd, CloseCode.GOING_AWAY)
         else:
             self.table.epoch[fd] = 0
             self.refuse(fd, CloseCode.REPLACED)
@@ -391,6 +403,8 @@ class Sessions:
     def drop_replaced(self, partition: int, index: int, epoch: int) -> None:
         """A later session (of `epoch`) of this device stands at another edge: close ours."""
         fd = self.table.fd_of(device_id(partition, index))
+        if fd in self._continuing:
+            return  # perhaps it is our own: the answer of the store will tell
         if fd is not None and self.table.epoch[fd] < epoch:
             self.table.epoch[fd] = 0  # fenced: its end is no news to the store
             self.refuse(fd, CloseCode.REPLACED)

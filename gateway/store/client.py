@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final, Self
 
+import structlog
 from redis.asyncio.connection import Connection, UnixDomainSocketConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -29,6 +30,8 @@ from redis.exceptions import (
 from gateway.config_sources import shown
 from gateway.store.errors import Fenced, StoreError, StoreUnavailable
 from gateway.store.scripts import script
+
+_log = structlog.get_logger("columba.store")
 
 Argument = bytes | str | int
 Reply = Any
@@ -157,6 +160,10 @@ class Store:
                 error = StoreUnavailable(
                     f"lost the store at {self._shown}: {failure.exceptions[0]}"
                 )
+            # A defect, ours or the library's, must not end the connection's keeper unheard.
+            except* Exception as failure:
+                _log.exception("store connection failed")
+                error = StoreUnavailable(f"store connection failed: {failure.exceptions[0]!r}")
             await self._drop(error)
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
             delay = min(delay * 2, _RECONNECT_MAX_S)
@@ -196,6 +203,9 @@ class Store:
                 reply = await connection.read_response(timeout=math.inf, disable_decoding=True)
             except ResponseError as refusal:
                 reply = _mapped(refusal)
+            if not self._waiting:
+                # As Redis in protected mode does: refused at connect, before any command.
+                raise StoreUnavailable(f"the store said, unasked: {reply}")
             future, _ = self._waiting.popleft()
             if future.done():
                 continue

@@ -14,14 +14,15 @@ A partition's keys
     {p}:apps       string   2 bytes a device, big endian: its app number, by index. sessions.lua.
     {p}:nonces     zset     nonces of registrations, scored by the ms after which they are forgotten.
     {p}:producers  hash     number + channel -> "start seq" of its last append; number + "!" -> the
-                            highest start that is fenced off. All appending scripts; edge_down.lua.
+                            highest start of that edge that is fenced off. All appending scripts;
+                            edge_down.lua.
     {p}:content    hash     push id -> columba.device.Content of a push that lives here alone, until
                             it is final. push.lua; removed by the owner.
     {p}:owner      hash     fence, node, start of the owner. scripts/fence_take.lua.
     {p}:chunks     hash     "name@version" -> at most 256 KiB of snapshot. scripts/snapshot_chunk.lua.
     {p}:manifest   string   gateway.store.snapshots.Manifest as JSON. scripts/snapshot_commit.lua.
     {p}:manifest:previous   string   the one before, kept as a fallback; the log reaches back to it.
-    {p}:manifest:corrupt    string   one that could not be read, set aside for a look.
+    {p}:manifest:corrupt    string   one that could not be read, set aside for a look. snapshot_aside.lua
     {p}:trimmed    string   log position up to which the log may be trimmed. snapshot_commit.lua.
     {p}:push:{id}  hash     record of a push whose home this is: app, ttl_s, everybody, content,
                             accepted_ms, left, and t:{q} = device indexes of each partition still to

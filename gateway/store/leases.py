@@ -9,7 +9,7 @@ import asyncio
 import json
 import time
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Final, Literal, NamedTuple, Self
 
 from gateway.store import keys
 from gateway.store.client import Store
@@ -19,6 +19,8 @@ from gateway.store.errors import StoreError, StoreUnavailable
 Role = Literal["edge", "node", "api"]
 HIGHEST: dict[Role, int] = {"edge": 65_535, "node": 4_095, "api": 255}
 """Numbers of a role: edges stand as u16 in locations, API processes as 8 bits in push ids."""
+
+_RETRY_S: Final = 0.05
 
 
 class Identity(NamedTuple):
@@ -97,10 +99,15 @@ class Lease:
         """Renew three times a lease period; returns only by raising LeaseLost."""
         while True:
             await asyncio.sleep(self._lease_s / 3)
+            await self.renew_patiently()
+
+    async def renew_patiently(self) -> None:
+        """Renew as soon as the store answers: nobody is judged while it is away. Raises LeaseLost."""
+        while True:
             try:
-                await self.renew()
+                return await self.renew()
             except StoreUnavailable:
-                # Nobody is judged while the store is away; the next renewal decides.
+                await asyncio.sleep(_RETRY_S)
                 await self._store.wait_up()
 
     async def end(self) -> None:
@@ -144,22 +151,24 @@ class Roster:
         self._clock = clock
         self._lease_s = lease_s
         self._answering_since: float | None = None
+        self._losses = store.losses
         self.holders: list[Holder] = []
 
     async def poll(self) -> None:
         """Read the leases once. Raises StoreUnavailable, and then nobody may be judged for a while."""
         sent = time.monotonic()
-        losses = self._store.losses
         try:
             reply = await self._store.run("lease_list", [keys.LEASES, keys.LEASE_INFO], [])
         except StoreError:
             self._answering_since = None
             raise
         received = time.monotonic()
-        if self._store.losses != losses or received - sent > self._lease_s / 2:
+        if received - sent > self._lease_s / 2:
             self._answering_since = None
-        elif self._answering_since is None:
+        elif self._answering_since is None or self._store.losses != self._losses:
+            # A connection lost since the last poll is a break, though no poll ran into it.
             self._answering_since = received
+        self._losses = self._store.losses
         self._clock.correct(float(reply[0]), sent, received)
         self.holders = [
             _holder(reply[i].decode(), float(reply[i + 1]), reply[i + 2])
@@ -187,6 +196,15 @@ class Roster:
             h
             for h in self.holders
             if h.identity.role == "edge" and (h.down or (judged and h.expires_ms < now_ms))
+        ]
+
+    def expired_others(self, now_ms: int) -> list[Holder]:
+        """Nodes and API processes that died without a word, where judging is allowed."""
+        judged = self.may_judge(time.monotonic())
+        return [
+            h
+            for h in self.holders
+            if h.identity.role != "edge" and judged and h.expires_ms < now_ms
         ]
 
 

@@ -108,9 +108,11 @@ class Producer(Generic[Item, Result]):
         return future
 
     def put(self, p: int, item: Item, size: int = 0) -> None:
-        """Queue an item that only `done` hears of. Not bounded here: the caller's own bound holds."""
-        if self.fenced is None:
-            self._queue(p, (item, size, None))
+        """Queue an item that only `done` hears of. Not bounded here: the caller's own bound holds.
+
+        Once fenced it is kept for the next incarnation.
+        """
+        self._queue(p, (item, size, None))
 
     def _queue(self, p: int, entry: _Entry[Item, Result]) -> None:
         queue = self._queues.get(p)
@@ -125,7 +127,7 @@ class Producer(Generic[Item, Result]):
 
     async def drain(self) -> None:
         """Wait until nothing is queued or open."""
-        while self.waiting or self._tasks:
+        while self._tasks or (self.waiting and self.fenced is None):
             if self._timer is not None:
                 self._timer.cancel()
             self._flush()
@@ -149,7 +151,7 @@ class Producer(Generic[Item, Result]):
         self.waiting = 0
 
     def leftovers(self) -> list[tuple[int, Item]]:
-        """Items still queued, by partition: for the incarnation that takes over after Fenced."""
+        """Items not sent or fenced off, by partition: for the incarnation that takes over."""
         return [(p, item) for p, q in self._queues.items() for item, _, _ in q.items]
 
     def _flush(self) -> None:
@@ -173,6 +175,8 @@ class Producer(Generic[Item, Result]):
         self._calls_at = now
 
     def _start(self, p: int, queue: _Queue[Item, Result]) -> None:
+        if self.fenced is not None:
+            return  # what is queued is kept for the next incarnation (`leftovers`)
         batch = self._take(queue)
         if not batch:
             return
@@ -207,12 +211,12 @@ class Producer(Generic[Item, Result]):
         try:
             results = await self._until_known(p, seq, items)
         except StoreError as error:
-            if isinstance(error, Fenced):
-                self.fenced = error
             for _, _, future in batch:
                 if future is not None and not future.done():
                     future.set_exception(error)
-            if not any(future for _, _, future in batch):
+            if isinstance(error, Fenced):
+                self._on_fenced(error, queue, batch)
+            elif not any(future for _, _, future in batch):
                 _log.error("records not appended", partition=p, items=len(batch), reason=str(error))
         else:
             if self._done is not None:
@@ -228,6 +232,21 @@ class Producer(Generic[Item, Result]):
                     future.cancel()  # only what a cancelled call left open
         if queue.items and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._gather_s, self._flush)
+
+    def _on_fenced(
+        self, error: Fenced, queue: _Queue[Item, Result], batch: list[_Entry[Item, Result]]
+    ) -> None:
+        """Callers with a future hear of it and decide; the rest is kept for `leftovers`."""
+        self.fenced = error
+        queue.items.extendleft(reversed(batch))
+        self.waiting += len(batch)
+        for each in self._queues.values():
+            for _, _, future in each.items:
+                if future is not None and not future.done():
+                    future.set_exception(error)
+            kept = [entry for entry in each.items if entry[2] is None]
+            self.waiting -= len(each.items) - len(kept)
+            each.items = deque(kept)
 
     async def _until_known(self, p: int, seq: int, items: list[Item]) -> Sequence[Result]:
         delay = _RETRY_MIN_S

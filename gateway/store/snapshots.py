@@ -62,12 +62,16 @@ class Snapshots:
         self._writes = 0
         self._manifest: Manifest | None = None
         self._previous: Manifest | None = None
+        self._loaded_from = keys.manifest(p)
         self._orphans: set[str] = set()
         self.written_at = time.monotonic()
         """When the last one was written, or this owner began (monotonic seconds)."""
 
     async def load(self) -> Snapshot | None:
-        """The newest readable snapshot, or None: then the log is replayed from its beginning."""
+        """The newest readable snapshot, or None: then the log is replayed from its beginning.
+
+        Raises Fenced where one is unreadable and a newer owner exists.
+        """
         for key in (keys.manifest(self._p), keys.previous_manifest(self._p)):
             raw = await self._store.call("GET", key)
             if raw is None:
@@ -82,13 +86,27 @@ class Snapshots:
                     reason=str(error),
                     kept_as=keys.corrupt_manifest(self._p),
                 )
-                await self._store.call("RENAME", key, keys.corrupt_manifest(self._p))
+                await self._store.run(
+                    "snapshot_aside",
+                    [key, keys.corrupt_manifest(self._p), keys.owner(self._p)],
+                    [self._fence],
+                )
                 continue
             self._manifest = manifest
             await self._find_orphans()
             return Snapshot(manifest.position, pieces)
         await self._find_orphans()
         return None
+
+    async def set_aside(self, reason: str) -> None:
+        """The snapshot just loaded makes no sense: the next `load` gives the one before it."""
+        self._manifest = None
+        await self._set_aside(self._loaded_from, reason)
+
+    async def _set_aside(self, key: str, reason: str) -> None:
+        kept_as = keys.corrupt_manifest(self._p)
+        _log.error("snapshot set aside", partition=self._p, reason=reason, kept_as=kept_as)
+        await self._store.call("RENAME", key, kept_as)
 
     async def write(
         self, position: str, changed: Iterable[tuple[str, bytes]], removed: Iterable[str]
@@ -184,7 +202,7 @@ def _fields(manifest: Manifest) -> set[str]:
 def _decode(raw: bytes) -> Manifest:
     try:
         manifest = msgspec.json.decode(raw, type=Manifest)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # the latter is none of msgspec's
         raise CorruptSnapshot(f"the manifest is not readable: {error}") from error
     if manifest.format != _FORMAT:
         raise CorruptSnapshot(f"format {manifest.format}, this build reads {_FORMAT}")

@@ -65,6 +65,10 @@ class RawDevice:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Without a word."""
         self._socket.close()
 
     # Up.

@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from gateway.store import keys
 from tests.e2e.http import Answer, request
 from tests.e2e.log_lines import LogLines
-from tests.e2e.processes import MARK, end_all, marked, send
+from tests.e2e.processes import MARK, end_all, of_run, send
 from tests.e2e.waiting import until
 
 ROOT: Final = Path(__file__).parents[2]
@@ -35,7 +35,7 @@ DEFAULTS: Final[Mapping[str, object]] = {
     "edge.spread_ms": 200,
     "edge.backoff_base_ms": 100,
     "edge.backoff_max_ms": 500,
-    "edge.output_cap_bytes": 128 * 1024,
+    "edge.output_cap_bytes": 512 * 1024,
     "edge.slow_close_s": 1.5,
     "dispatch.resend_s": 3,
     "dispatch.not_there_s": 0.2,
@@ -63,6 +63,8 @@ class Service:
         self.mark = mark
         self.log = LogLines(data_dir.with_suffix(f".{mark}.log"))
         self.ready: dict[str, Any] = {}
+        self.spare: list[tuple[str, str, str, str]] = []
+        """Apps that no test has used yet; see tenants.py."""
 
     @property
     def devices(self) -> str:
@@ -111,7 +113,7 @@ class Service:
 
     def processes(self) -> list[int]:
         """Every living process of this run, the supervisor included."""
-        return marked(self.mark)
+        return of_run(self.mark, self.data_dir)
 
     # The store, behind the service's back.
 
@@ -196,7 +198,7 @@ def serving(
         left = service.processes()
         assert not left, f"left over: {[(pid, _command_of(pid)) for pid in left]}"
     finally:
-        end_all(mark)
+        end_all(mark, data_dir)
         process.wait()
         assert process.stdout is not None
         process.stdout.close()

@@ -126,7 +126,7 @@ async def test_a_push_of_the_moment_only_concerns_who_is_there(
     ):
         await gone.join()
         await silent.join()
-        gone._socket.close()
+        gone.close()
         await tenant.seen(gone.device_id, online=False)
         alone = await tenant.push(gone.device_id, ttl=0)
         assert (await tenant.counts(alone))["targeted"] == 0
@@ -146,7 +146,7 @@ async def test_a_push_whose_time_is_over_is_expired(service: Service, tenant: Te
         await device.join()
         seen = await tenant.push(device.device_id, ttl=1)
         assert (await device.message()).push_id == seen
-        device._socket.close()
+        device.close()
     await tenant.seen(device.device_id, online=False)
     unseen = await tenant.push(device.device_id, ttl=1)
     await tenant.reaches(unseen, targeted=1, expired=1)

@@ -292,7 +292,7 @@ def test_an_app_made_a_moment_ago_is_found(scene: Scene) -> None:
 # What became of it.
 
 
-def counts(**fields: int) -> rpc_pb2.Counts:
+def counts(**fields: Any) -> rpc_pb2.Counts:
     return rpc_pb2.Counts(known=True, app=1, accepted_ms=1_750_000_000_500, ttl_s=60, **fields)
 
 

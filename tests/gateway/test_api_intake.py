@@ -54,7 +54,7 @@ class Desk:
     def __init__(self, store: Store, partitions: int, limits: Api, lease_s: float) -> None:
         self.store = store
         clock = StoreClock()
-        pace = Pace(quiet_s=0.0, busy_s=0.005, waiting=limits.queue_max)
+        pace = Pace(quiet_s=0.0, busy_s=0.0, waiting=limits.queue_max)
         self.seat = Seat(store, clock, lease_s=lease_s, pace=pace, info={})
         self.intake = Intake(store, self.seat, clock, limits, partitions)
         self.keeping = asyncio.create_task(self.seat.keep())

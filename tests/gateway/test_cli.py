@@ -146,7 +146,8 @@ def test_push_sends_what_was_asked_for(
 ) -> None:
     monkeypatch.setenv("COLUMBA_API_KEY", "secret")
     path = "/v1/apps/shop/pushes"
-    fake.answers[path] = [(202, {"push_id": "12", "accepted": 2, "unknown": ["9"]})]
+    invalid = [{"target": "9", "code": "unknown_device"}]
+    fake.answers[path] = [(202, {"push_id": "12", "accepted": 1, "invalid": invalid})]
     line = ["push", "--app", "shop", "--device", "1", "--device", "9", "--title", "t"]
     line += ["--data", "a=b=c", "--ttl", "0", "--idempotency-key", "k"]
     assert run(line) == 0
@@ -160,7 +161,7 @@ def test_push_sends_what_was_asked_for(
     }
     assert headers["Authorization"] == "Bearer secret"
     assert {name.lower(): value for name, value in headers.items()}["idempotency-key"] == "k"
-    assert capsys.readouterr().out == "push 12 accepted\nunknown devices: 9\n"
+    assert capsys.readouterr().out == "push 12 accepted\nleft out: 9 (unknown_device)\n"
 
 
 def test_push_waits_until_nothing_is_pending(

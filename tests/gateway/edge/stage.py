@@ -4,11 +4,11 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import struct
 import time
-from array import array
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ from gateway.secretfiles import Secrets
 from gateway.store.apps import App, NewApp
 from gateway.store.errors import StoreError
 from gateway.store.sessions import Answer, Status, Up
-from gateway.tokens import Sealer
+from gateway.tokens import Sealer, Token
 from protocol import frames
-from protocol.codes import MAX_BODY_DOWN, CloseCode, Kind
+from protocol.codes import MAX_BODY_DOWN, Kind
 from protocol.credentials import registration_proof
 from protocol.schema import device_pb2, rpc_pb2
 
@@ -239,7 +239,7 @@ class Stage:
         return up(Kind.HELLO, with_token(self.token(device), connection=connection))
 
     def token(self, device: int, app: int = 1, issued_s: int = NOW_MS // 1000) -> bytes:
-        return self.sealer.seal((app, device, 0, issued_s))  # type: ignore[arg-type]
+        return self.sealer.seal(Token(app, device, 0, issued_s))
 
 
 def goaway_of(data: bytes) -> device_pb2.GoAway:
@@ -426,14 +426,8 @@ def deliver(p: int, *deliveries: tuple[bytes, Iterable[int] | bytes], fence: int
     return request.SerializeToString()
 
 
-def fixed32(values: Sequence[int]) -> bytes:
-    return array("I", values).tobytes()
-
-
-def reset(sock: Any) -> None:
+def reset(sock: socket.socket) -> None:
     """Close with RST instead of FIN."""
-    import socket
-
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
 

@@ -1,0 +1,322 @@
+"""The reactor with real sockets, on either loop: reading, writing and closing."""
+
+import asyncio
+import os
+import socket
+
+import pytest
+
+from tests.gateway.edge.stage import reset, until
+from tests.gateway.edge.wires import LIMITS, Wires, received, wires
+
+
+async def accepted(stage: Wires, count: int) -> list[int]:
+    await until(lambda: len(stage.handler.accepted) >= count)
+    return stage.handler.accepted[:count]
+
+
+async def all_of(peer: socket.socket, size: int) -> bytes:
+    """That many bytes, or what came until the end."""
+    data = b""
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(10):
+        while len(data) < size:
+            more = await loop.sock_recv(peer, 1 << 16)
+            if not more:
+                break
+            data += more
+    return data
+
+
+async def end_of(peer: socket.socket) -> bytes:
+    """Everything until the end; ConnectionResetError if that is a reset."""
+    return await all_of(peer, 1 << 30)
+
+
+# Descriptors are used again.
+
+
+async def test_an_event_of_a_closed_connection_does_not_hit_the_next_owner_of_its_descriptor() -> (
+    None
+):
+    """In one batch: A speaks, and B is closed for that; C knocks; B's own reset is reported."""
+    with wires() as stage:
+        a, b = stage.connect(), stage.connect()
+        fd_a, fd_b = await accepted(stage, 2)
+        stage.handler.react = lambda fd, data: stage.reactor.close(fd_b)
+        a.send(b"x")
+        c = stage.connect()
+        reset(b)
+        turns = stage.reactor.turns
+        await until(lambda: len(stage.handler.accepted) == 3)
+        assert stage.reactor.turns == turns + 1, "it was one batch"
+        assert stage.handler.accepted[2] == fd_b, "the descriptor is used again at once"
+        stage.handler.react = lambda fd, data: stage.reactor.send(fd, data)
+        c.send(b"hello")
+        assert await all_of(c, 5) == b"hello"
+        assert stage.handler.closed == [fd_b] and stage.handler.bytes[fd_a] == b"x"
+
+
+async def test_what_was_queued_for_a_closed_connection_does_not_reach_the_next_one() -> None:
+    with wires() as stage:
+        a = stage.connect()
+        (fd,) = await accepted(stage, 1)
+        stage.reactor.send(fd, b"for a")
+        stage.reactor.close(fd)
+        b = stage.connect()
+        assert await end_of(a) == b"for a", "what is queued is still sent"
+        await accepted(stage, 2)
+        stage.reactor.send(stage.handler.accepted[1], b"for b")
+        assert stage.handler.accepted[1] == fd
+        assert await all_of(b, 5) == b"for b"
+
+
+async def test_thousands_of_connections_leave_no_descriptor_behind() -> None:
+    with wires() as stage:
+        stage.handler.react = lambda fd, data: stage.reactor.finish(fd, data)
+        open_before = len(os.listdir("/proc/self/fd"))
+        for _ in range(40):
+            peers = [stage.connect() for _ in range(50)]
+            for n, peer in enumerate(peers):
+                match n % 5:
+                    case 0:
+                        peer.close()
+                    case 1:
+                        reset(peer)
+                    case 2:  # half closed
+                        peer.shutdown(socket.SHUT_WR)
+                    case 3:  # sent away, and does not mind
+                        peer.send(b"bye")
+                    case 4:  # sent away, and gone before it heard
+                        peer.send(b"bye")
+                        reset(peer)
+            await until(lambda: len(stage.handler.accepted) % 50 == 0)
+            stage.reactor.sweep_lingering(asyncio.get_running_loop().time() + 10)
+            await until(lambda: stage.reactor.open_count == 0)
+            for peer in peers:
+                peer.close()
+        assert len(stage.handler.accepted) == len(stage.handler.closed) == 2000
+        assert len(os.listdir("/proc/self/fd")) == open_before
+        assert stage.reactor.unsent_bytes == 0
+
+
+# Ends that epoll reports whatever the mask.
+
+
+async def test_a_reset_of_a_paused_connection_closes_it_and_does_not_spin() -> None:
+    with wires() as stage:
+        peer = stage.connect()
+        (fd,) = await accepted(stage, 1)
+        stage.reactor.pause(fd)
+        turns = stage.reactor.turns
+        reset(peer)
+        await until(lambda: stage.handler.closed == [fd])
+        assert stage.reactor.turns - turns <= 2
+
+
+async def test_a_paused_connection_is_not_read_until_it_is_resumed() -> None:
+    with wires() as stage:
+        peer, other = stage.connect(), stage.connect()
+        fd, fd_other = await accepted(stage, 2)
+        stage.reactor.pause(fd)
+        turns = stage.reactor.turns
+        peer.send(b"one")
+        other.send(b"two")
+        await until(lambda: stage.handler.bytes[fd_other] == b"two")
+        assert stage.handler.bytes[fd] == b"" and stage.reactor.turns - turns <= 2
+        stage.reactor.resume(fd)
+        await until(lambda: stage.handler.bytes[fd] == b"one")
+
+
+async def test_a_paused_connection_stays_paused_when_its_output_stops_and_goes_on() -> None:
+    with wires() as stage:
+        peer = stage.connect(receive_buffer=4096)
+        (fd,) = await accepted(stage, 1)
+        stage.reactor.pause(fd)
+        size = 4 << 20
+        stage.reactor.send(fd, bytes(size))
+        await until(lambda: stage.reactor.unsent_bytes)
+        peer.send(b"not yet")
+        assert len(await all_of(peer, size)) == size
+        await until(lambda: not stage.reactor.unsent_bytes)
+        await until(lambda: True)
+        assert stage.handler.bytes[fd] == b""
+        stage.reactor.resume(fd)
+        await until(lambda: stage.handler.bytes[fd] == b"not yet")
+
+
+async def test_resuming_what_is_closed_already_is_nothing() -> None:
+    with wires() as stage:
+        stage.connect()
+        (fd,) = await accepted(stage, 1)
+        stage.reactor.pause(fd)
+        stage.reactor.close(fd)
+        stage.reactor.resume(fd)
+        await until(lambda: stage.handler.closed == [fd])
+        stage.reactor.resume(fd)
+
+
+# Output.
+
+
+async def test_what_a_connection_gets_in_one_turn_is_one_write() -> None:
+    with wires() as stage:
+        peers = [stage.connect(), stage.connect()]
+        fds = await accepted(stage, 2)
+        writes = stage.reactor.writes_total
+        for part in (b"a", b"b", b"c"):
+            for fd in fds:
+                stage.reactor.send(fd, part)
+        assert [await all_of(peer, 3) for peer in peers] == [b"abc", b"abc"]
+        assert stage.reactor.writes_total - writes == 2
+
+
+async def test_answers_to_a_batch_of_events_are_one_write_each() -> None:
+    with wires() as stage:
+        stage.handler.react = lambda fd, data: [stage.reactor.send(fd, b"x") for _ in range(5)]
+        peers = [stage.connect() for _ in range(3)]
+        await accepted(stage, 3)
+        writes = stage.reactor.writes_total
+        for peer in peers:
+            peer.send(b"?")
+        assert [await all_of(peer, 5) for peer in peers] == [b"xxxxx"] * 3
+        assert stage.reactor.writes_total - writes == 3
+
+
+@pytest.mark.parametrize("way", ["send", "broadcast", "offer"])
+async def test_output_that_does_not_fit_goes_on_in_order_when_the_peer_reads(way: str) -> None:
+    with wires(output_cap=1 << 26) as stage:
+        peer = stage.connect(receive_buffer=4096)
+        (fd,) = await accepted(stage, 1)
+        parts = [bytes((n,)) * (100_000 + n) for n in range(100)]
+        for n, part in enumerate(parts):
+            match way:
+                case "send":
+                    stage.reactor.send(fd, part)
+                case "offer":
+                    assert stage.reactor.offer(fd, part)
+                case "broadcast":
+                    assert stage.reactor.broadcast([fd], part) == []
+            if n % 10 == 0:
+                await asyncio.sleep(0)  # several turns
+        await until(lambda: stage.reactor.unsent_bytes)
+        whole = b"".join(parts)
+        assert await all_of(peer, len(whole)) == whole
+        await until(lambda: not stage.reactor.unsent_bytes)
+        stage.reactor.send(fd, b"more")
+        assert await all_of(peer, 4) == b"more"
+        assert stage.handler.closed == []
+
+
+@pytest.mark.parametrize("way", ["offer", "broadcast"])
+async def test_a_connection_whose_output_is_full_gets_no_more(way: str) -> None:
+    def offered(fd: int, data: bytes) -> bool:
+        if way == "offer":
+            return stage.reactor.offer(fd, data)
+        return not stage.reactor.broadcast([fd], data)
+
+    with wires(output_cap=100_000) as stage:
+        peer = stage.connect(receive_buffer=4096)
+        (fd,) = await accepted(stage, 1)
+        taken = 0
+        while offered(fd, bytes(50_000)):
+            taken += 50_000
+            await asyncio.sleep(0)
+        assert 0 < stage.reactor.unsent_bytes <= 100_000
+        assert not offered(fd, bytes(50_000)), "still full"
+        assert len(await all_of(peer, taken)) == taken, "what was taken is sent"
+        await until(lambda: offered(fd, b"again"))
+
+
+async def test_one_message_larger_than_the_cap_is_taken_where_nothing_waits() -> None:
+    with wires(output_cap=1000) as stage:
+        peer = stage.connect()
+        (fd,) = await accepted(stage, 1)
+        assert stage.reactor.offer(fd, bytes(5000))
+        assert not stage.reactor.offer(fd, b"x")
+        assert len(await all_of(peer, 5000)) == 5000
+
+
+async def test_output_that_does_not_move_for_long_is_noticed() -> None:
+    with wires() as stage:
+        peer, quick = stage.connect(receive_buffer=4096), stage.connect()
+        fd, fd_quick = await accepted(stage, 2)
+        before = asyncio.get_running_loop().time()
+        stage.reactor.send(fd, bytes(8 << 20))
+        stage.reactor.send(fd_quick, b"x")
+        await until(lambda: stage.reactor.unsent_bytes)
+        after = asyncio.get_running_loop().time()
+        assert stage.reactor.stuck(before + LIMITS.slow_close_s) == []
+        assert stage.reactor.stuck(after + LIMITS.slow_close_s + 0.001) == [fd]
+        # A peer that reads a little, now and then, is not stuck.
+        left = stage.reactor.unsent_bytes
+        await all_of(peer, 1 << 20)
+        await until(lambda: stage.reactor.unsent_bytes < left)
+        assert stage.reactor.stuck(after + LIMITS.slow_close_s) == []
+        stage.reactor.close(fd)
+        await until(lambda: stage.handler.closed == [fd])
+        assert stage.reactor.unsent_bytes == 0 and stage.reactor.stuck(after + 1e6) == []
+
+
+async def test_writing_to_a_peer_that_has_gone_closes_the_connection() -> None:
+    with wires() as stage:
+        peers = [stage.connect(), stage.connect()]
+        fds = await accepted(stage, 2)
+        for peer in peers:
+            reset(peer)
+        stage.reactor.send(fds[0], b"x")
+        stage.reactor.broadcast(fds[1:], b"x")
+        await until(lambda: sorted(stage.handler.closed) == sorted(fds))
+
+
+# The last word.
+
+
+async def test_the_last_bytes_reach_a_peer_that_is_still_sending() -> None:
+    """Closing with unread input would make the kernel answer with a reset, which can overtake
+    the last bytes or take them out of the peer's hands."""
+    with wires() as stage:
+        loop = asyncio.get_running_loop()
+        stage.handler.react = lambda fd, data: stage.reactor.finish(fd, b"GOAWAY")
+        peer = stage.connect()
+        await accepted(stage, 1)
+        async with asyncio.timeout(10):
+            await loop.sock_sendall(peer, bytes(1 << 20))
+        stage.reactor.sweep_lingering(loop.time())
+        assert await end_of(peer) == b"GOAWAY"
+        (fd,) = stage.handler.accepted
+        assert len(stage.handler.bytes[fd]) <= 1 << 14, "read and dropped"
+        peer.close()
+        await until(lambda: stage.handler.closed == [fd])
+
+
+async def test_last_bytes_come_after_all_the_others_and_the_end_after_them() -> None:
+    with wires() as stage:
+        peer = stage.connect(receive_buffer=4096)
+        (fd,) = await accepted(stage, 1)
+        stage.reactor.send(fd, bytes(3 << 20))
+        stage.reactor.finish(fd, b"GOAWAY")
+        got = await end_of(peer)
+        assert len(got) == (3 << 20) + 6 and got.endswith(b"\0GOAWAY")
+
+
+async def test_a_peer_that_never_goes_is_closed_after_a_moment() -> None:
+    with wires() as stage:
+        loop = asyncio.get_running_loop()
+        stage.connect()
+        (fd,) = await accepted(stage, 1)
+        stage.reactor.finish(fd, b"GOAWAY")
+        stage.reactor.finish(fd, b"GOAWAY again")
+        stage.reactor.sweep_lingering(loop.time() + 1.0)
+        assert stage.handler.closed == []
+        stage.reactor.sweep_lingering(loop.time() + 2.5)
+        await until(lambda: stage.handler.closed == [fd])
+        assert received(stage.peers[0]) == b"GOAWAY"
+
+
+async def test_stopping_closes_everything() -> None:
+    with wires() as stage:
+        peers = [stage.connect() for _ in range(3)]
+        await accepted(stage, 3)
+    assert sorted(stage.handler.closed) == sorted(stage.handler.accepted)
+    assert all(peer.fileno() == -1 for peer in peers)

@@ -1,0 +1,344 @@
+"""Appending once and in order; reading without gaps."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.dispatch.partition import Partition
+from gateway.store import keys
+from gateway.store.client import Store
+from gateway.store.errors import Fenced, ProducerFull, StoreError, StoreUnavailable, Trimmed
+from gateway.store.leases import Identity
+from gateway.store.log import LogReader, Pace, Producer, position_key, record_producer, tail
+from gateway.store.ownership import take_fence
+from gateway.store.snapshots import Snapshots
+from protocol.schema import log_pb2
+from tests.gateway.store.valkey import LossyProxy, Valkey, log_of, until
+
+EDGE = Identity("edge", 1, 10)
+
+
+def tagged(change: int, *tags: str) -> bytes:
+    profile = log_pb2.Profile(index=0, change=change, tags=tags)
+    return log_pb2.Record(profiles=[profile]).SerializeToString()
+
+
+async def append(store: Store, seq: int, record: bytes, identity: Identity = EDGE) -> bytes:
+    """One call of the store function, as a producer makes it."""
+    reply: bytes = await store.run(
+        "append",
+        [keys.log(0), keys.producers(0)],
+        [identity.number, "u", identity.start, seq, record],
+    )
+    return reply
+
+
+# Appending once.
+
+
+@pytest.mark.parametrize("losses", [1, 3])
+async def test_an_append_whose_reply_is_lost_stands_once_in_the_log(
+    valkey: Valkey, store: Store, short_path: Path, losses: int
+) -> None:
+    proxy = LossyProxy(short_path, valkey)
+    await proxy.start()
+    client = await Store.connect(proxy.url)
+    producer = record_producer(client, EDGE, "u", Pace())
+    await producer.submit(0, b"first")
+    proxy.lose_replies(losses)
+    await asyncio.wait_for(producer.submit(0, b"second"), 10)
+    await producer.submit(0, b"third")
+    assert [record for _, record in await log_of(store, 0)] == [b"first", b"second", b"third"]
+    assert proxy.lost == losses and producer.retries_total >= losses
+    await client.close()
+    await proxy.stop()
+
+
+async def test_a_repeated_add_after_a_remove_does_not_turn_history(store: Store) -> None:
+    await append(store, 1, tagged(1, "vip"))
+    await append(store, 2, tagged(2))
+    assert await append(store, 1, tagged(1, "vip")) == b"", "dropped: its seq was there before"
+    assert await append(store, 2, tagged(2)) == b""
+    assert [record for _, record in await log_of(store, 0)] == [tagged(1, "vip"), tagged(2)]
+
+
+async def test_an_older_start_of_a_producer_can_append_no_more(store: Store) -> None:
+    await append(store, 1, b"new", Identity("edge", 1, 11))
+    with pytest.raises(Fenced):
+        await append(store, 99, b"old", Identity("edge", 1, 10))
+    # The new start counts its own seqs, from 1; other channels and numbers are others' affair.
+    assert await append(store, 2, b"new", Identity("edge", 1, 11))
+    assert await append(store, 1, b"other", Identity("edge", 2, 10))
+
+
+async def test_seqs_beyond_a_signed_32_bit_number_are_compared_as_numbers(store: Store) -> None:
+    await append(store, 9, b"a")
+    assert await append(store, 10, b"b"), "10 comes after 9, though not as text"
+    await append(store, 2**40, b"c")
+    assert await append(store, 2**40, b"c") == b""
+    assert await append(store, 2**40 + 1, b"d")
+
+
+# The producer.
+
+
+class Desk:
+    """What a producer sends, kept here; `open` holds its calls back."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[int, int, list[int]]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.open: dict[int, int] = {}
+        self.most_open = 0
+
+    async def send(self, p: int, seq: int, items: Sequence[int]) -> list[int]:
+        self.open[p] = self.open.get(p, 0) + 1
+        self.most_open = max(self.most_open, self.open[p])
+        self.calls.append((p, seq, list(items)))
+        await self.gate.wait()
+        self.open[p] -= 1
+        return [item * 10 for item in items]
+
+
+async def test_one_call_is_open_for_each_partition_numbered_and_in_order(store: Store) -> None:
+    desk = Desk()
+    desk.gate.clear()
+    producer = Producer(desk.send, Pace(quiet_s=0, items=4), store)
+    futures = [producer.submit(p, n) for n in range(10) for p in (0, 1)]
+    await until(lambda: len(desk.calls) == 2)
+    desk.gate.set()
+    results = await asyncio.gather(*futures)
+    assert results == [n * 10 for n in range(10) for _ in (0, 1)]
+    assert desk.most_open == 1
+    for p in (0, 1):
+        mine = [(seq, items) for q, seq, items in desk.calls if q == p]
+        assert [seq for seq, _ in mine] == list(range(1, len(mine) + 1))
+        assert [item for _, items in mine for item in items] == list(range(10))
+        assert all(len(items) <= 4 for _, items in mine)
+    assert producer.waiting == 0
+
+
+async def test_a_full_queue_refuses_and_takes_nothing(store: Store) -> None:
+    desk = Desk()
+    producer = Producer(desk.send, Pace(quiet_s=0, waiting=3), store)
+    kept = [producer.submit(p, p) for p in range(3)]
+    with pytest.raises(ProducerFull):
+        producer.submit(0, 99)
+    await asyncio.gather(*kept)
+    assert await producer.submit(0, 4) == 40, "room again"
+    assert 99 not in [item for _, _, items in desk.calls for item in items]
+
+
+async def test_a_call_holds_at_most_its_bytes_and_one_larger_item_goes_alone(store: Store) -> None:
+    desk = Desk()
+    producer = Producer(desk.send, Pace(quiet_s=0, bytes=100), store)
+    sizes = [60, 60, 40, 500, 1]
+    await asyncio.gather(*[producer.submit(0, n, size) for n, size in enumerate(sizes)])
+    assert [items for _, _, items in desk.calls] == [[0], [1, 2], [3], [4]]
+
+
+async def test_what_nobody_waits_for_any_more_leaves_its_batch(store: Store) -> None:
+    desk = Desk()
+    told: list[int] = []
+    gone = {1, 3}
+    producer = Producer(
+        desk.send,
+        Pace(quiet_s=0),
+        store,
+        wanted=lambda item: item not in gone,
+        done=lambda _p, items, _results: told.extend(items),
+    )
+    for n in range(5):
+        producer.put(0, n)
+    await producer.drain()
+    assert told == [0, 2, 4] == [item for _, _, items in desk.calls for item in items]
+    assert producer.waiting == 0
+
+
+async def test_gathering_grows_under_load_and_shrinks_when_quiet(store: Store) -> None:
+    """What the store pays for is calls: many partitions must not become many calls a second."""
+    loop = asyncio.get_running_loop()
+    desk = Desk()
+    producer = Producer(desk.send, Pace(quiet_s=0.001, busy_s=0.1), store)
+    began = loop.time()
+    while loop.time() < began + 0.4:  # 16 partitions, always something to say
+        for p in range(16):
+            producer.put(p, 0)
+        await asyncio.sleep(0.001)
+    before, at = producer.calls_total, loop.time()
+    while loop.time() < at + 0.3:
+        for p in range(16):
+            producer.put(p, 0)
+        await asyncio.sleep(0.001)
+    assert (producer.calls_total - before) / 0.3 < 1000
+    await producer.drain()
+
+    async def latency() -> float:
+        asked = loop.time()
+        await producer.submit(0, 1)
+        return loop.time() - asked
+
+    async with asyncio.timeout(5):
+        while await latency() > 0.01:
+            pass
+
+
+async def test_a_fenced_producer_keeps_what_it_has_not_sent_for_the_next_incarnation(
+    store: Store,
+) -> None:
+    async def send(_p: int, _seq: int, _items: Sequence[int]) -> list[int]:
+        raise Fenced("FENCED")
+
+    producer = Producer(send, Pace(quiet_s=0, items=2), store)
+    for n in range(5):
+        producer.put(0, n)
+    await until(lambda: producer.fenced is not None)
+    for _ in range(20):  # time enough for it to go on, which it must not
+        await asyncio.sleep(0.001)
+    assert [item for _, item in producer.leftovers()] == [0, 1, 2, 3, 4]
+    with pytest.raises(Fenced):
+        await producer.submit(0, 6)
+    await asyncio.wait_for(producer.drain(), 1)
+    producer.close()
+
+
+async def test_a_refusal_fails_its_own_batch_only(store: Store) -> None:
+    async def send(p: int, _seq: int, items: Sequence[int]) -> list[int]:
+        if p == 1:
+            raise StoreError("WRONGTYPE")
+        return list(items)
+
+    producer = Producer(send, Pace(quiet_s=0), store)
+    bad, good = producer.submit(1, 1), producer.submit(0, 7)
+    with pytest.raises(StoreError):
+        await bad
+    assert await good == 7 and await producer.submit(0, 8) == 8
+    assert producer.waiting == 0
+
+
+# Reading.
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**48), st.integers(0, 2**32)), min_size=2, max_size=2))
+def test_positions_compare_in_log_order(pair: list[tuple[int, int]]) -> None:
+    first, second = pair
+    text = [f"{ms}-{seq}" for ms, seq in pair]
+    assert (position_key(text[0]) < position_key(text[1])) == (first < second)
+
+
+async def test_a_reader_gets_every_entry_once_and_in_order(store: Store) -> None:
+    reader = LogReader(await store.another(), count=3, block_ms=20)
+    reader.cursors = {0: "0-0", 1: "0-0"}
+    wanted = {p: [b"%d/%d" % (p, n) for n in range(10)] for p in (0, 1)}
+    got: dict[int, list[bytes]] = {0: [], 1: []}
+    for n in range(10):
+        for p in (0, 1):
+            await store.call("XADD", keys.log(p), "*", "r", wanted[p][n])
+    async with asyncio.timeout(5):
+        while entries := await reader.read():
+            for entry in entries:
+                got[entry.partition].append(entry.record)
+    assert got == wanted
+    assert reader.cursors[1] == await tail(store, 1)
+    await reader._store.close()
+
+
+async def test_entries_of_a_partition_given_up_meanwhile_are_dropped(store: Store) -> None:
+    connection = await store.another()
+    reader = LogReader(connection, block_ms=5000)
+    reader.cursors = {0: "0-0"}
+    reading = asyncio.create_task(reader.read())
+    await asyncio.sleep(0)
+    del reader.cursors[0]
+    await store.call("XADD", keys.log(0), "*", "r", "x")
+    assert await reading == []
+    assert reader.cursors == {}
+    await connection.close()
+
+
+async def snapshots_that_trim(store: Store, upto: str) -> None:
+    """Two snapshots: the log is trimmed up to the first of them."""
+    snapshots = Snapshots(store, 0, await take_fence(store, 0, 1, 1))
+    await snapshots.write(upto, [], [])
+    await snapshots.write(await tail(store, 0), [], [])
+
+
+async def test_a_reader_behind_the_trim_hears_of_it_though_the_store_says_nothing(
+    store: Store,
+) -> None:
+    positions = [
+        (await store.call("XADD", keys.log(0), "*", "r", n)).decode() for n in range(10)
+    ]
+    await snapshots_that_trim(store, positions[5])
+
+    silent = await store.call("XREAD", "STREAMS", keys.log(0), positions[2])
+    first_id, fields = silent[0][1][0]
+    assert (first_id.decode(), fields[1]) == (positions[5], b"5"), "3 and 4 are gone, no error"
+
+    connection = await store.another()
+    reader = LogReader(connection, block_ms=20)
+    reader.cursors = {0: positions[2]}
+    with pytest.raises(Trimmed) as trimmed:
+        await reader.read()
+    assert trimmed.value.args == (0,)
+    # One that stands exactly at the trim misses nothing.
+    reader.cursors = {0: positions[5]}
+    assert [entry.record for entry in await reader.read()] == [b"6", b"7", b"8", b"9"]
+    await connection.close()
+
+
+async def test_a_reader_behind_an_emptied_log_hears_of_it_too(store: Store) -> None:
+    await store.call("XADD", keys.log(0), "5-0", "r", "x")
+    await store.call("SET", keys.trimmed(0), "6-0")
+    await store.call("XTRIM", keys.log(0), "MAXLEN", 0)
+    assert await tail(store, 0) == "6-0"
+    connection = await store.another()
+    reader = LogReader(connection, block_ms=10)
+    reader.cursors = {0: "5-0"}
+    with pytest.raises(Trimmed):
+        await reader.read()
+    await connection.close()
+
+
+async def test_a_blocking_read_ends_before_its_connection_is_given_up(store: Store) -> None:
+    connection = await Store.connect(store.url, timeout_s=0.4)
+    reader = LogReader(connection, block_ms=150)
+    reader.cursors = {0: "0-0"}
+    for _ in range(4):
+        assert await reader.read() == []
+    assert connection.losses == 0
+    await connection.close()
+
+
+async def test_folding_what_a_producer_wrote_gives_what_it_was_told(store: Store) -> None:
+    """Records are built by concatenating encoded parts."""
+    producer = record_producer(store, EDGE, "u", Pace(quiet_s=0))
+    receipts = log_pb2.Record(
+        receipts=[log_pb2.Receipts(push_id=7, state=1, index=[0])]
+    ).SerializeToString()
+    await asyncio.gather(producer.submit(0, tagged(1, "a")), producer.submit(0, receipts))
+    ((position, record),) = await log_of(store, 0)
+    partition = Partition(0)
+    effects = partition.fold(position, record)
+    assert effects.receipted == {0}
+    assert len(log_pb2.Record.FromString(record).profiles) == 1
+
+
+async def test_a_store_that_is_away_stops_nothing_but_time(own_valkey: Valkey) -> None:
+    """What waits for the store when it dies is appended once when it is back."""
+    client = await Store.connect(own_valkey.url)
+    producer = record_producer(client, EDGE, "u", Pace(quiet_s=0))
+    await producer.submit(0, b"before")
+    own_valkey.kill()
+    waiting = producer.submit(0, b"while it was down")
+    with pytest.raises(StoreUnavailable):
+        await client.call("PING")
+    own_valkey.start()
+    await asyncio.wait_for(waiting, 10)
+    assert [r for _, r in await log_of(client, 0)] == [b"before", b"while it was down"]
+    await client.close()
