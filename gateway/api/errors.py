@@ -26,6 +26,7 @@ class Errno(IntEnum):
     NO_PUSH = 40402
     NO_DEVICE = 40403
     METHOD = 40501
+    SLOW_BODY = 40801
     CONFLICT = 40901
     BODY_TOO_LARGE = 41301
     CONTENT_TOO_LARGE = 41302
@@ -73,6 +74,9 @@ MEANINGS: Final[dict[Errno, Meaning]] = {
     Errno.NO_PUSH: Meaning("NOT_FOUND", "this app has no such push, or it is no longer kept"),
     Errno.NO_DEVICE: Meaning("NOT_FOUND", "this app has no such device"),
     Errno.METHOD: Meaning("UNIMPLEMENTED", "this address does not take this method"),
+    Errno.SLOW_BODY: Meaning(
+        "DEADLINE_EXCEEDED", "the request body did not arrive in time; send it again"
+    ),
     Errno.CONFLICT: Meaning(
         "ALREADY_EXISTS",
         "another push was made with this idempotency key; use a new key for a new push",

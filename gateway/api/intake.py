@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Final, TypeVar
 
+from gateway.api.budget import Budget, Stay
 from gateway.api.order import (
     Accepted,
     Order,
@@ -22,7 +23,7 @@ from gateway.api.order import (
     encode_answer,
     home_of,
     known_targets,
-    push_record,
+    size_of,
     split,
 )
 from gateway.api.seat import Seat, Tenure
@@ -33,11 +34,14 @@ from gateway.store.clock import StoreClock
 from gateway.store.errors import Fenced, ProducerFull, StoreError, StoreUnavailable
 from gateway.store.pushes import (
     Claim,
+    Parts,
     PushPart,
     PushRecord,
     accept,
     claim_digest,
+    encode_push,
     fanout_done,
+    parts_of,
     unknown_devices,
 )
 
@@ -52,9 +56,8 @@ FANOUT_S: Final = 2.0
 NOTED_S: Final = 30.0
 """A finished fan-out that cannot be noted for this long is done again by a dispatch node."""
 WAITING_BYTES: Final = 64 * 1024 * 1024
-"""Contents and indexes waiting for the store; a count of pushes alone would not bound memory."""
-_PART_BYTES: Final = 256
-"""What a waiting part costs beside its content and indexes, roughly."""
+"""Orders that have come in and wait for the store: each counts until it is answered and all that was
+begun for it has ended. A count of pushes alone would not bound memory."""
 _RETRY_MIN_S: Final = 0.02
 _RETRY_MAX_S: Final = 0.5
 
@@ -83,7 +86,14 @@ class Intake:
     """Accepts pushes. Raises Refused, or StoreError for what only a mended service can do."""
 
     def __init__(
-        self, store: Store, seat: Seat, clock: StoreClock, limits: Api, partitions: int
+        self,
+        store: Store,
+        seat: Seat,
+        clock: StoreClock,
+        limits: Api,
+        partitions: int,
+        *,
+        waiting_bytes: int = WAITING_BYTES,
     ) -> None:
         self._store = store
         self._seat = seat
@@ -92,16 +102,20 @@ class Intake:
         self._partitions = partitions
         self._homes = itertools.count(time.time_ns() // 1000)
         self._fanouts: set[asyncio.Task[None]] = set()
-        self.bytes_waiting = 0
+        self.waiting = Budget(waiting_bytes)
         self.fanouts_left_total = 0
         self.results = Counter("columba_pushes_total", "result")
         self.seconds = Histogram("columba_accept_seconds")
 
-    async def push(self, order: Order) -> Accepted:
-        """Returns when the push is durable."""
+    async def push(self, order: Order, beside: int = 0) -> Accepted:
+        """Returns when the push is durable. `beside`: bytes that the caller keeps until then."""
         begun = time.monotonic()
         try:
-            accepted, repeated = await self._accept(order)
+            stay = self._enter(order, beside)
+            try:
+                accepted, repeated = await self._accept(order, stay)
+            finally:
+                stay.leave()
         except Refused:
             self.results.add("refused")
             raise
@@ -109,12 +123,16 @@ class Intake:
         self.seconds.observe(time.monotonic() - begun)
         return accepted
 
-    async def check(self, order: Order) -> Accepted:
+    async def check(self, order: Order, beside: int = 0) -> Accepted:
         """What `push` would answer, without pushing: push id 0."""
         if order.everybody:
             return Accepted(0, None, ())
-        targets, beyond = split(order.devices, self._partitions)
-        unknown = await self._unknown(order, targets)
+        stay = self._enter(order, beside)
+        try:
+            targets, beyond = split(order.devices, self._partitions)
+            unknown = await self._unknown(order, targets)
+        finally:
+            stay.leave()
         return _accepted(0, order, _unknown_ids(unknown, beyond))
 
     async def drain(self, wait_s: float) -> None:
@@ -124,21 +142,26 @@ class Intake:
             for task in late:
                 task.cancel()
 
-    async def _accept(self, order: Order) -> tuple[Accepted, bool]:
-        """(answer, whether an earlier call's idempotency key gave it)"""
-        if self.bytes_waiting >= WAITING_BYTES:
+    def _enter(self, order: Order, beside: int) -> Stay:
+        """Before anything is waited for. Raises Busy."""
+        size = size_of(order, self._partitions) + beside
+        if not self.waiting.take(size):
             raise Busy
+        return Stay(self.waiting, size)
+
+    async def _accept(self, order: Order, stay: Stay) -> tuple[Accepted, bool]:
+        """(answer, whether an earlier call's idempotency key gave it)"""
         if order.everybody:
             sorted_out = Split(dict.fromkeys(range(self._partitions), b""), [])
         else:
             sorted_out = split(order.devices, self._partitions)
         if order.idempotency_key or len(sorted_out.targets) > 1:
-            return await self._accept_record(order, sorted_out)
-        return await self._accept_append(order, sorted_out), False
+            return await self._accept_record(order, sorted_out, stay)
+        return await self._accept_append(order, sorted_out, stay), False
 
     # One partition: one append.
 
-    async def _accept_append(self, order: Order, sorted_out: Split) -> Accepted:
+    async def _accept_append(self, order: Order, sorted_out: Split, stay: Stay) -> Accepted:
         targets, beyond = sorted_out
         # A push to nobody has no partition of its own; any will do.
         p, indexes = next(iter(targets.items()), (self._any_home(), b""))
@@ -147,23 +170,24 @@ class Intake:
         part = PushPart(
             push_id,
             order.app.number,
-            push_record(push_id, order.app.number, order.ttl_s, everybody=order.everybody),
+            encode_push(push_id, order.app.number, order.ttl_s, everybody=order.everybody),
             indexes,
             order.content if targets else b"",
         )
         deadline = time.monotonic() + APPEND_S
         try:
-            unknown = await self._append(tenure, p, part, deadline)
+            unknown = await self._append(tenure, p, part, deadline, stay)
         except Fenced:
             # The same id again under the next lease: a log that has it already folds it once.
-            unknown = await self._append(
-                await self._next(tenure, part, deadline), p, part, deadline
-            )
+            tenure = await self._next(tenure, part, deadline)
+            unknown = await self._append(tenure, p, part, deadline, stay)
         return _accepted(push_id, order, devices_of(p, unknown) + beyond)
 
-    async def _append(self, tenure: Tenure, p: int, part: PushPart, deadline: float) -> bytes:
+    async def _append(
+        self, tenure: Tenure, p: int, part: PushPart, deadline: float, stay: Stay
+    ) -> bytes:
         """The part's unknown indexes (u32 LE each). Raises Busy, Unavailable, Fenced."""
-        future = self._submit(tenure, p, part)
+        future = self._submit(tenure, p, part, stay)
         await _until_done(future, deadline - time.monotonic())
         if not future.done() or future.cancelled():
             raise Unavailable(part.push_id)
@@ -176,24 +200,22 @@ class Intake:
         except TimeoutError:
             raise Unavailable(part.push_id) from None
 
-    def _submit(self, tenure: Tenure, p: int, part: PushPart) -> asyncio.Future[bytes]:
-        size = len(part.content) + len(part.indexes) + _PART_BYTES
+    def _submit(self, tenure: Tenure, p: int, part: PushPart, stay: Stay) -> asyncio.Future[bytes]:
+        """The part stays until its call has ended, whoever still waits for it."""
+        size = len(part.push) + len(part.indexes) + len(part.content)
         try:
             future = tenure.producer.submit(p, part, size)
         except ProducerFull:
             raise Busy(part.push_id) from None
-        self.bytes_waiting += size
-        future.add_done_callback(partial(self._settled, size))
+        stay.join()
+        future.add_done_callback(partial(_settled, stay))
         return future
-
-    def _settled(self, size: int, future: asyncio.Future[bytes]) -> None:
-        self.bytes_waiting -= size
-        if not future.cancelled():
-            future.exception()  # its caller may have left; an unread exception is no news to anybody
 
     # Several partitions, or an idempotency key: a push record, then the logs.
 
-    async def _accept_record(self, order: Order, sorted_out: Split) -> tuple[Accepted, bool]:
+    async def _accept_record(
+        self, order: Order, sorted_out: Split, stay: Stay
+    ) -> tuple[Accepted, bool]:
         key = order.idempotency_key
         key_digest = claim_digest(order.app.number, key) if key else ""
         home = home_of(key_digest, self._partitions) if key else self._any_home()
@@ -222,7 +244,7 @@ class Intake:
                 raise IdempotencyConflict(winner.push_id)
             return decode_answer(winner.answer), True
         assert accepted_ms is not None
-        await self._fan_out(tenure, record, home, accepted_ms)
+        await self._fan_out(tenure, push_id, home, parts_of(record, accepted_ms, home), stay)
         return answer, False
 
     async def _unknown(self, order: Order, targets: Targets) -> dict[int, bytes]:
@@ -239,43 +261,36 @@ class Intake:
         return dict(zip(targets, await self._insist(ask, APPEND_S, 0), strict=True))
 
     async def _fan_out(
-        self, tenure: Tenure, record: PushRecord, home: int, accepted_ms: int
+        self, tenure: Tenure, push_id: int, home: int, parts: Parts, stay: Stay
     ) -> None:
         """Spread an accepted push. Nothing that goes wrong here is the caller's error."""
-        task = asyncio.create_task(self._spread(tenure, record, home, accepted_ms))
+        task = asyncio.create_task(self._spread(tenure, push_id, home, parts, stay))
         self._fanouts.add(task)
         task.add_done_callback(self._fanouts.discard)
+        stay.join()
+        task.add_done_callback(lambda _: stay.leave())
         await asyncio.wait((task,), timeout=FANOUT_S)
 
     async def _spread(
-        self, tenure: Tenure, record: PushRecord, home: int, accepted_ms: int
+        self, tenure: Tenure, push_id: int, home: int, parts: Parts, stay: Stay
     ) -> None:
-        push = push_record(
-            record.push_id,
-            record.app,
-            record.ttl_s,
-            everybody=record.everybody,
-            accepted_ms=accepted_ms,
-            home=home,
-        )
         open_parts: dict[asyncio.Future[bytes], int] = {}
-        for p, indexes in record.targets.items():
-            part = PushPart(record.push_id, record.app, push, indexes, b"")
+        for p, part in parts:
             try:
-                open_parts[self._submit(tenure, p, part)] = p
+                open_parts[self._submit(tenure, p, part, stay)] = p
             except Busy:
                 break
         if open_parts:
             await asyncio.wait(open_parts)
         reached = [p for future, p in open_parts.items() if _succeeded(future)]
-        if len(reached) < len(record.targets):
+        if len(reached) < len(parts):
             self.fanouts_left_total += 1
             if tenure.producer.fenced is not None:
                 tenure.fenced.set()
         if reached:
             try:
                 await self._insist(
-                    lambda: fanout_done(self._store, home, record.push_id, reached), NOTED_S, 0
+                    lambda: fanout_done(self._store, home, push_id, reached), NOTED_S, 0
                 )
             except (Unavailable, StoreError):
                 pass  # a dispatch node spreads it once more, which changes nothing
@@ -304,6 +319,12 @@ class Intake:
 
     def _any_home(self) -> int:
         return next(self._homes) % self._partitions
+
+
+def _settled(stay: Stay, future: asyncio.Future[bytes]) -> None:
+    stay.leave()
+    if not future.cancelled():
+        future.exception()  # its caller may have left; an unread exception is no news to anybody
 
 
 async def _until_done(future: asyncio.Future[bytes], limit_s: float) -> None:

@@ -21,19 +21,11 @@ _YOUNG_MS: Final = 10_000
 """A push accepted so short a time ago may not have been folded by its owners."""
 _TICK_MS: Final = 62.5
 
-STATES: Final = (
-    "received",
-    "failed",
-    "recalled",
-    "replaced",
-    "overflowed",
-    "stopped",
-    "expired",
-    "pending",
-)
-"""Each targeted device is in exactly one of them."""
-EVENTS: Final = ("displayed", "clicked", "dismissed")
-COUNTED: Final = ("targeted", *STATES, *EVENTS)
+_FIELDS: Final = [field.name for field in rpc_pb2.Counts.DESCRIPTOR.fields]
+COUNTED: Final = tuple(_FIELDS[_FIELDS.index("targeted") :])
+"""All that is counted of a push; the schema has the list, in this order."""
+STATES: Final = COUNTED[COUNTED.index("received") : COUNTED.index("pending") + 1]
+"""Each targeted device is in exactly one of them. The counts behind them are events."""
 
 
 class NodesAway(Exception):

@@ -49,6 +49,7 @@ ERRORS: Final[dict[int, tuple[Errno, str]]] = {
     401: (Errno.NO_KEY, "No API key, or an unknown one"),
     404: (Errno.NO_APP, "No such app for this key"),
     405: (Errno.METHOD, "Not a POST"),
+    408: (Errno.SLOW_BODY, "The body took too long to arrive"),
     409: (Errno.CONFLICT, "The idempotency key belongs to another push"),
     413: (Errno.CONTENT_TOO_LARGE, "Body or content too large"),
     503: (Errno.BUSY, "Not now; retry after the time given"),

@@ -8,7 +8,6 @@ from typing import Final, NamedTuple
 import msgspec
 
 from gateway.store.apps import App
-from protocol.frames import varint
 from protocol.ids import device_id
 
 
@@ -45,8 +44,18 @@ class Split(NamedTuple):
     """Devices of partitions that the deployment does not have: unknown without asking."""
 
 
+_DEVICE_BYTES: Final = 128
+"""An id as a number in the order and among the unknown, its index, its place in a stored answer."""
+_PART_BYTES: Final = 256
+"""What a waiting part costs beside its indexes and its content, roughly."""
 _HIGHEST_INDEX: Final = 0xFFFF_FFFF
 _U32: Final = struct.Struct("<I")
+
+
+def size_of(order: Order, partitions: int) -> int:
+    """Bytes that an order occupies until it is answered, and its parts until they are stored."""
+    parts = partitions if order.everybody else min(len(order.devices), partitions)
+    return len(order.content) + _DEVICE_BYTES * len(order.devices) + _PART_BYTES * (parts + 1)
 
 
 def split(devices: Sequence[int], partitions: int) -> Split:
@@ -88,28 +97,6 @@ def _unpack(indexes: bytes) -> tuple[int, ...]:
 def home_of(digest: str, partitions: int) -> int:
     """Partition that keeps the push record of an idempotency key (a hex digest)."""
     return int(digest[:8], 16) % partitions
-
-
-def push_record(  # a columba.log.Push; built by hand because it is built for every push
-    push_id: int,
-    app: int,
-    ttl_s: int,
-    *,
-    everybody: bool,
-    accepted_ms: int = 0,
-    home: int = 0,
-) -> bytes:
-    """columba.log.Push without indexes and content."""
-    record = b"\x09" + push_id.to_bytes(8, "little") + b"\x10" + varint(app)
-    if ttl_s:
-        record += b"\x18" + varint(ttl_s)
-    if everybody:
-        record += b"\x20\x01"
-    if accepted_ms:
-        record += b"\x28" + varint(accepted_ms)
-    if home:
-        record += b"\x30" + varint(home)
-    return record
 
 
 def digest_of(

@@ -4,15 +4,17 @@ Plain ASGI under a Starlette route: no request object, no validation by FastAPI,
 one write answered.
 """
 
+import asyncio
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Self
 
 import msgspec
 import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from gateway.api.budget import Budget
 from gateway.api.credentials import opened
 from gateway.api.errors import ApiError, Errno
 from gateway.api.intake import Busy, IdempotencyConflict, Unavailable
@@ -27,6 +29,10 @@ PATH: Final = "/v1/apps/{app}/pushes"
 _DIGITS: Final = re.compile(rb"[0-9]{1,18}")
 _JSON: Final = (b"content-type", b"application/json")
 _encode: Final = msgspec.json.Encoder().encode
+BODY_S: Final = 30.0
+"""A body that has begun to come must be there after so long: until then it takes room from others'."""
+_MALFORMED_BYTES: Final = 384
+"""A malformed id as it is kept for the answer, at most."""
 
 
 class Invalid(msgspec.Struct):
@@ -69,10 +75,12 @@ class PushRoute:
         limits = self._service.config.api
         authorization, key, length = _headers(scope)
         app = await opened(backend.apps, scope["path_params"]["app"], authorization)
-        request = parse(await _read(receive, length, limits.max_body), key, app, limits)
+        with _Body(self._service.bodies, limits.max_body) as body:
+            request = parse(await body.read(receive, length), key, app, limits)
+        intake, beside = backend.intake, _MALFORMED_BYTES * len(request.malformed)
         if request.validate_only:
-            return 200, _encode(_answered(await backend.intake.check(request.order), request))
-        return 202, _encode(_answered(await backend.intake.push(request.order), request))
+            return 200, _encode(_answered(await intake.check(request.order, beside), request))
+        return 202, _encode(_answered(await intake.push(request.order, beside), request))
 
 
 def _headers(scope: Scope) -> tuple[str | None, str | None, bytes | None]:
@@ -88,21 +96,52 @@ def _headers(scope: Scope) -> tuple[str | None, str | None, bytes | None]:
     return authorization, key, length
 
 
-async def _read(receive: Receive, length: bytes | None, limit: int) -> bytes:
-    """The body. Raises ApiError before it is read, or as soon as it is longer than allowed."""
-    # What is sent beyond it is read and dropped by the server, so that the caller sees the answer.
-    if length is not None and _DIGITS.fullmatch(length) and int(length) > limit:
-        raise _too_large(limit)
-    body = bytearray()
-    while True:
+class _Body:
+    """One request's body, in the budget from its first byte until it has been parsed."""
+
+    __slots__ = ("_budget", "_limit", "_size")
+
+    def __init__(self, budget: Budget, limit: int) -> None:
+        self._budget = budget
+        self._limit = limit
+        self._size = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._budget.give(self._size)
+
+    async def read(self, receive: Receive, length: bytes | None) -> bytes:
+        """Raises ApiError before it is read, or as soon as it is longer than allowed or possible."""
+        # What is sent beyond it is read and dropped by the server, so that the caller sees the answer.
+        if length is not None and _DIGITS.fullmatch(length) and int(length) > self._limit:
+            raise _too_large(self._limit)
+        first, more = await self._chunk(receive)
+        if not more:  # most pushes
+            return first
+        body = bytearray(first)
+        try:
+            async with asyncio.timeout(BODY_S):
+                while more:
+                    chunk, more = await self._chunk(receive)
+                    body += chunk
+        except TimeoutError:
+            raise ApiError(Errno.SLOW_BODY) from None
+        return bytes(body)
+
+    async def _chunk(self, receive: Receive) -> tuple[bytes, bool]:
+        """(bytes, whether more follow), counted."""
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        body += message.get("body", b"")
-        if len(body) > limit:
-            raise _too_large(limit)
-        if not message.get("more_body", False):
-            return bytes(body)
+        chunk: bytes = message.get("body", b"")
+        if self._size + len(chunk) > self._limit:
+            raise _too_large(self._limit)
+        if not self._budget.take(len(chunk)):
+            raise ApiError(Errno.BUSY)
+        self._size += len(chunk)
+        return chunk, message.get("more_body", False)
 
 
 def _too_large(limit: int) -> ApiError:

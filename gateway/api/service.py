@@ -1,10 +1,11 @@
 """What the HTTP routes and the RPC methods stand on."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from gateway.api.budget import Budget
 from gateway.api.census import Census, Entry
 from gateway.api.intake import Busy, IdempotencyConflict, Intake, Refused
 from gateway.api.nodes import Nodes
@@ -22,6 +23,9 @@ from gateway.store.errors import StoreUnavailable
 from gateway.store.leases import Holder, Identity, Roster
 from protocol.codes import MAX_CONTENT
 from protocol.schema import device_pb2, rpc_pb2
+
+BODY_BYTES: Final = 32 * 1024 * 1024
+"""Request bodies that are being read, over all connections."""
 
 
 class Backend(NamedTuple):
@@ -41,11 +45,12 @@ class Backend(NamedTuple):
 class Service:
     """One API process as its routes see it."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, body_bytes: int = BODY_BYTES) -> None:
         self.config = config
         self.backend: Backend | None = None
         self.rpc: RpcServer | None = None
         self.draining = False
+        self.bodies = Budget(max(body_bytes, config.api.max_body))
         self.requests = Counter("columba_http_requests_total", "route", "status")
         self.law_broken_total = 0
 
@@ -83,6 +88,7 @@ class Service:
         yield from process_samples()
         yield from self.requests.samples()
         yield "columba_law_broken_total", {}, self.law_broken_total
+        yield from queue_samples("body_bytes", self.bodies.used, self.bodies.limit)
         if self.rpc is not None:
             yield "columba_rpc_requests_total", {}, self.rpc.requests_total
             yield "columba_rpc_refused_total", {}, self.rpc.refused_total
@@ -105,7 +111,14 @@ class Service:
         if backend is None:
             raise RpcError("unavailable", "the service is starting")
         try:
-            order = await self._ordered(backend.apps, body)
+            size = len(body)
+            if not self.bodies.take(size):
+                raise Busy
+            try:
+                order = await self._ordered(backend.apps, body)
+            finally:
+                self.bodies.give(size)
+            del body  # the order has what it needs; the push may wait for long
             accepted = await backend.intake.push(order)
         except Busy:
             raise RpcError("busy", "too many pushes wait for the store") from None
@@ -178,3 +191,4 @@ def _backend_samples(backend: Backend) -> Iterator[Sample]:
         yield "columba_store_calls_total", {}, tenure.producer.calls_total
         yield "columba_store_retries_total", {}, tenure.producer.retries_total
     yield from queue_samples("pushes", waiting, seat.pace.waiting)
+    yield from queue_samples("push_bytes", intake.waiting.used, intake.waiting.limit)

@@ -1,30 +1,32 @@
 """Shapes of answers, for the API's own description; the routes build the JSON themselves."""
 
-from typing import Any
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, WithJsonSchema
 
+from gateway.api.nodes import COUNTED
 
-class Counts(BaseModel):
-    """`targeted` is the sum of the states from `received` to `pending`; the last three are events."""
-
-    targeted: int
-    received: int = Field(description="Safely in the device's own store.")
-    failed: int = Field(description="Can never be handed out there.")
-    recalled: int
-    replaced: int
-    overflowed: int
-    stopped: int
-    expired: int = Field(description="The ttl was over first.")
-    pending: int = Field(description="Not there yet.")
-    displayed: int
-    clicked: int
-    dismissed: int
+_MEANT: Final = {
+    "received": "Safely in the device's own store.",
+    "failed": "Can never be handed out there.",
+    "expired": "The ttl was over first.",
+    "pending": "Not there yet.",
+}
+_COUNTS: Final[dict[str, Any]] = {
+    "type": "object",
+    "description": "`targeted` is the sum of the states from `received` to `pending`; the last three "
+    "are events.",
+    "properties": {
+        name: {"type": "integer"} | ({"description": _MEANT[name]} if name in _MEANT else {})
+        for name in COUNTED
+    },
+    "required": list(COUNTED),
+}
 
 
 class PushState(BaseModel):
     push_id: str
-    counts: Counts
+    counts: Annotated[dict[str, int], WithJsonSchema(_COUNTS)]
     accepted_at: str = Field(description="RFC 3339, UTC, by the store's clock.")
     ttl: int = Field(description="Seconds.")
 

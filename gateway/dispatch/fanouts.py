@@ -1,52 +1,72 @@
 """Fan-outs that an API process left half done: any partition's owner completes those at home there."""
 
+import asyncio
 from collections.abc import Sequence
+from typing import Final
 
 import structlog
 
 from gateway.store import pushes as store_pushes
 from gateway.store.client import Store
+from gateway.store.errors import ProducerFull
 from gateway.store.log import Producer
 from gateway.store.pushes import PushPart
-from protocol.schema import log_pb2
 
 _log = structlog.get_logger("columba.dispatch")
+
+_AT_ONCE: Final = 8
+"""Fan-outs under way: with a part for each partition they stay far below what a producer takes."""
 
 
 async def complete_overdue(
     store: Store, producer: Producer[PushPart, bytes], home: int, before_ms: int
 ) -> int:
-    """Finish fan-outs accepted before `before_ms`; returns how many. Folding by id makes repeats harmless."""
+    """Finish fan-outs accepted before `before_ms`; returns how many. Folding by id makes repeats harmless.
+
+    Raises StoreError (ProducerFull among them) if one fails, after the others beside it have ended.
+    """
     done = 0
-    for push_id in await store_pushes.overdue_fanouts(store, home, before_ms):
-        found = await store_pushes.read_record(store, home, push_id)
-        if found is None:
-            # Expired before it reached everybody: nobody can get it any more.
-            await store_pushes.fanout_done(store, home, push_id, [])
-            continue
-        record, accepted_ms = found
-        partitions = list(record.targets)
-        for p, part in parts_of(record, accepted_ms, home):
-            await producer.submit(p, part, len(part.push) + len(part.indexes))
-        await store_pushes.fanout_done(store, home, push_id, partitions)
-        _log.info("fan-out completed", push_id=str(push_id), partitions=len(partitions))
-        done += 1
+    overdue = await store_pushes.overdue_fanouts(store, home, before_ms)
+    for at in range(0, len(overdue), _AT_ONCE):
+        ends = await asyncio.gather(
+            *(_complete(store, producer, home, i) for i in overdue[at : at + _AT_ONCE]),
+            return_exceptions=True,
+        )
+        done += sum(end is True for end in ends)
+        _raise_first(ends)
     return done
 
 
-def parts_of(
-    record: store_pushes.PushRecord, accepted_ms: int, home: int
-) -> Sequence[tuple[int, PushPart]]:
-    """(partition, what its log gets) for each partition of a push record."""
-    push = log_pb2.Push(
-        push_id=record.push_id,
-        app=record.app,
-        ttl_s=record.ttl_s,
-        everybody=record.everybody,
-        accepted_ms=accepted_ms,
-        home=home,
-    ).SerializeToString()
-    return [
-        (p, PushPart(record.push_id, record.app, push, indexes, b""))
-        for p, indexes in record.targets.items()
+async def _complete(
+    store: Store, producer: Producer[PushPart, bytes], home: int, push_id: int
+) -> bool:
+    """False if its record has expired: nobody can get it any more."""
+    found = await store_pushes.read_record(store, home, push_id)
+    if found is None:
+        await store_pushes.fanout_done(store, home, push_id, [])
+        return False
+    parts = store_pushes.parts_of(*found, home)
+    # All at once: a partition that answers late delays none of the others.
+    futures = []
+    full = None
+    for p, part in parts:
+        try:
+            futures.append(producer.submit(p, part, len(part.push) + len(part.indexes)))
+        except ProducerFull as error:
+            full = error
+            break
+    ends: list[bytes | BaseException] = await asyncio.gather(*futures, return_exceptions=True)
+    reached = [
+        p for (p, _), end in zip(parts, ends, strict=False) if not isinstance(end, BaseException)
     ]
+    if reached or not parts:
+        await store_pushes.fanout_done(store, home, push_id, reached)
+    _raise_first([*ends, full])
+    _log.info("fan-out completed", push_id=str(push_id), partitions=len(parts))
+    return True
+
+
+def _raise_first(ends: Sequence[object]) -> None:
+    for end in ends:
+        if isinstance(end, BaseException):
+            raise end

@@ -85,15 +85,19 @@ class Node:
             group.create_task(self._read())
             group.create_task(self._run_timers())
             group.create_task(self._housekeeping())
+            group.create_task(self._write_snapshots())
 
     async def stop(self) -> None:
         """Let go of everything. Snapshots shorten the next owner's replay; they are not needed."""
-        for owned in self.owned.values():
-            if owned.live and owned.log_lag:
-                await owned.snapshot()
-            owned.stop()
-        self._pushes.close()
-        await self.links.close()
+        try:
+            for owned in self.owned.values():
+                if owned.live and owned.log_lag:
+                    await owned.snapshot()
+        finally:
+            for owned in self.owned.values():
+                owned.stop()
+            self._pushes.close()
+            await self.links.close()
 
     # Who lives, and what is ours.
 
@@ -265,22 +269,30 @@ class Node:
                 owned.on_timer(now)
 
     async def _housekeeping(self) -> None:
-        """Once a second: expiry, contents, fan-outs, snapshots; one partition after the other."""
+        """Once a second: expiry, contents and fan-outs of all partitions, side by side."""
+        while True:
+            await asyncio.sleep(1.0)
+            if self.may_act():
+                live = [owned for owned in self.owned.values() if owned.live]
+                await asyncio.gather(*[self._keep_house(owned) for owned in live])
+
+    async def _keep_house(self, owned: Owned) -> None:
+        try:
+            await owned.append_due()
+            await owned.drop_contents()
+            await self._complete_fanouts(owned.p)
+        except (StoreUnavailable, ProducerFull):
+            pass  # the next second
+        except StoreError as error:
+            _log.error("housekeeping failed", partition=owned.p, reason=str(error))
+
+    async def _write_snapshots(self) -> None:
+        """One partition after the other, so that the store has never more than one to take."""
         while True:
             await asyncio.sleep(1.0)
             for owned in list(self.owned.values()):
-                if not owned.live or not self.may_act():
-                    continue
-                try:
-                    await owned.append_due()
-                    await owned.drop_contents()
-                    await self._complete_fanouts(owned.p)
-                    if owned.snapshot_due(time.monotonic()):
-                        await owned.snapshot()
-                except (StoreUnavailable, ProducerFull):
-                    await asyncio.sleep(0.1)
-                except StoreError as error:
-                    _log.error("housekeeping failed", partition=owned.p, reason=str(error))
+                if self.may_act() and owned.snapshot_due(time.monotonic()):
+                    await owned.snapshot()
 
     async def _complete_fanouts(self, p: int) -> None:
         before_ms = self._clock.now_ms() - int(self._config.dispatch.fanout_overdue_s * 1000)

@@ -3,9 +3,10 @@
 """
 
 import asyncio
+import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 import structlog
@@ -65,10 +66,11 @@ class Owned:
         self._begin(Partition(p))
         self.snapshots = Snapshots(around.store, p, fence)
         self._records_at_snapshot = 0
+        self._dirty_before: set[str] | None = None
+        """What had changed at the last snapshot; None before our first one, which is complete."""
         self.live = False
         """Replayed up to where the log ended when we took over: from then on we send."""
         self._live_from = (0, 0)
-        self._caught_up = asyncio.Event()
         self._old_contents: list[int] = []
         self._finals: list[int] = []
         self._out: deque[Send] = deque()
@@ -106,17 +108,40 @@ class Owned:
             else:
                 self._begin(partition)
                 break
+        else:
+            await self._rebuild()
         self._old_contents = await store_pushes.content_ids(store, self.p)
         self._live_from = position_key(await tail(store, self.p))
         self._sender = asyncio.create_task(self._run_sender())
         self._go_live_if_caught_up()
         return self.partition.position
 
+    async def _rebuild(self) -> None:
+        """No snapshot to be had. If the log does not reach back to the beginning either, devices and
+        sessions are taken from the store's own registers; replaying what is left brings them up to date.
+        """
+        trimmed = await self.snapshots.trimmed()
+        if position_key(trimmed) == (0, 0):
+            return
+        _log.error(
+            "no snapshot can be read and the log is trimmed: pushes and profiles before it are lost",
+            partition=self.p,
+            position=trimmed,
+        )
+        partition = Partition(self.p)
+        partition.restore_devices(await ownership.devices_of(self._around.store, self.p))
+        online: dict[int, BitMap] = {}
+        for index, edge in (await ownership.online_of(self._around.store, self.p)).items():
+            online.setdefault(edge, BitMap()).add(index)
+        for edge, devices in online.items():
+            partition.restore_online(edge, devices)
+        partition.position = trimmed
+        self._begin(partition)
+
     def _go_live_if_caught_up(self) -> None:
         if self.live or position_key(self.partition.position) < self._live_from:
             return
         self.live = True
-        self._caught_up.set()
         for push in self.partition.pushes.values():
             self._retention.add(push)
         pushes = self.partition.pushes
@@ -124,9 +149,6 @@ class Owned:
         self._old_contents.clear()
         for edge in self._around.links.up:
             self.on_link_up(edge)
-
-    async def wait_live(self) -> None:
-        await self._caught_up.wait()
 
     def stop(self) -> None:
         """Let go: nothing is sent from here on."""
@@ -176,9 +198,7 @@ class Owned:
         if not sends:
             return
         if len(self._out) + len(sends) > _QUEUED_SENDS:
-            now = time.monotonic()
-            for send in sends:
-                self.sending.on_refused(send.devices, now)
+            self._put_off(sends)
             return
         self._out.extend(sends)
         self._out_ready.set()
@@ -197,9 +217,16 @@ class Owned:
                     await self._transmit(batch)
                 except StoreError:
                     # Contents could not be read: the store is away. Look again when it may be back.
-                    now = time.monotonic()
-                    for send in batch:
-                        self.sending.on_refused(send.devices, now)
+                    self._put_off(batch)
+                # A defect that one push brings to light must not end all sending of the partition.
+                except Exception:
+                    _log.exception("messages not sent", partition=self.p, sends=len(batch))
+                    self._put_off(batch)
+
+    def _put_off(self, sends: Iterable[Send]) -> None:
+        now = time.monotonic()
+        for send in sends:
+            self.sending.on_refused(send.devices, now)
 
     async def _transmit(self, batch: Sequence[Send]) -> None:
         contents = self._around.contents
@@ -216,9 +243,7 @@ class Owned:
         if self.deposed:
             return
         if not self._around.may_act():
-            now = time.monotonic()
-            for send in batch:
-                self.sending.on_refused(send.devices, now)
+            self._put_off(batch)
             return
         now_ms = self._around.now_ms()
         by_edge: dict[int, list[Send]] = {}
@@ -237,7 +262,7 @@ class Owned:
         now_ms: int,
     ) -> None:
         request = rpc_pb2.Deliver(partition=self.p, fence=self.fence)
-        sent: list[BitMap] = []
+        sent: list[Send] = []
         size = 0
         for send in sends:
             push = send.push
@@ -251,7 +276,7 @@ class Owned:
             few = len(send.devices) <= _AS_INDEXES
             targets = b"" if few else bytes(send.devices.serialize())
             request.deliveries.add(frame=frame, index=send.devices if few else (), bitmap=targets)
-            sent.append(send.devices)
+            sent.append(send)
             size += len(frame) + len(targets)
             if size >= _DELIVER_BYTES:
                 self._call(edge, request, sent)
@@ -260,18 +285,18 @@ class Owned:
         if sent:
             self._call(edge, request, sent)
 
-    def _call(self, edge: int, request: rpc_pb2.Deliver, sent: Sequence[BitMap]) -> None:
+    def _call(self, edge: int, request: rpc_pb2.Deliver, sent: Sequence[Send]) -> None:
         def answered(reply: rpc_pb2.Delivered | None, deposed: bool) -> None:
             if deposed:
                 self.deposed = True
                 return
             now = time.monotonic()
             if reply is None:
-                self.sending.on_refused(BitMap.union(BitMap(), *sent), now)
+                self._put_off(sent)
                 return
             for refused in reply.refused:
                 self.sending.on_refused(refused.gone, now)
-                self.sending.on_refused(refused.slow, now)
+                self.sending.on_slow(refused.slow, sent[refused.delivery].push, now)
 
         self._around.links.deliver(edge, request, answered)
 
@@ -288,6 +313,12 @@ class Owned:
         self._appending = True
         try:
             await self._append(log_pb2.Record(due=due).SerializeToString())
+        except StoreError:
+            for push_id in itertools.chain(*found):
+                push = self.partition.pushes.get(push_id)
+                if push is not None:
+                    self._retention.add(push)  # not written: it comes due again
+            raise
         finally:
             self._appending = False
 
@@ -337,9 +368,13 @@ class Owned:
         """Write what changed since the last one and trim the log."""
         records = self.partition.records
         dirty = set(self.partition.dirty)
-        frozen = pieces.freeze(self.partition)
+        complete = self._dirty_before is None
+        before = self._dirty_before or pieces.names(self.partition)
+        frozen = pieces.freeze(self.partition, dirty | before)
         try:
-            await self.snapshots.write(frozen.position, frozen.pieces(), frozen.removed)
+            await self.snapshots.write(
+                frozen.position, frozen.pieces(), frozen.removed, complete=complete
+            )
         except StoreError as error:
             self.partition.dirty |= dirty  # not written: still to do
             if isinstance(error, Fenced):
@@ -348,6 +383,7 @@ class Owned:
             self.snapshots.written_at = time.monotonic()
             return
         self._records_at_snapshot = records
+        self._dirty_before = dirty
 
     @property
     def log_lag(self) -> int:

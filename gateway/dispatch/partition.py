@@ -6,7 +6,7 @@ later build, gives the same state. Folding is idempotent: sets, epochs, change n
 """
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final
 
 from pyroaring import BitMap
@@ -101,11 +101,6 @@ class Partition:
     def tags_of(self, index: int) -> list[str]:
         _, names = self.profiles.get(index, (0, ()))
         return [name.partition("/")[2] for name in names]
-
-    def singles(self) -> Iterator[tuple[int, list[Single]]]:
-        """(block, singles) of all blocks, for a snapshot."""
-        for block in self._singles:
-            yield block, self.singles_of(block)
 
     def singles_of(self, block: int) -> list[Single]:
         found = (self.pushes.get(push_id) for push_id in self._singles.get(block, ()))
@@ -294,13 +289,22 @@ class Partition:
                     if not self._singles[block]:
                         del self._singles[block]
 
-    def _touch(self, push: Push) -> None:
+    def piece_of(self, push: Push) -> str:
+        """Name of the snapshot's piece that holds a push."""
         if isinstance(push, Single):
-            self.dirty.add(f"singles/{push.order >> SINGLES_BLOCK}")
-        else:
-            self.dirty.add(f"campaigns/{push.push_id}")
+            return f"singles/{push.order >> SINGLES_BLOCK}"
+        return f"campaigns/{push.push_id}"
+
+    def _touch(self, push: Push) -> None:
+        self.dirty.add(self.piece_of(push))
 
     # Restoring (gateway.dispatch.pieces).
+
+    def restore_devices(self, app_of_each: Iterable[int]) -> None:
+        """App number by index, where no snapshot has them."""
+        for index, app in enumerate(app_of_each):
+            if app:
+                self._add_device(index, app)
 
     def restore_online(self, edge: int, devices: BitMap) -> None:
         self.online[edge] = devices

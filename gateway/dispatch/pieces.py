@@ -34,13 +34,24 @@ class Frozen(NamedTuple):
             yield name, make()
 
 
-def freeze(partition: Partition) -> Frozen:
-    """Copies of the dirty pieces; from here on the partition collects dirt for the next snapshot."""
+def names(partition: Partition) -> set[str]:
+    """All pieces that this state consists of, but for what every snapshot has."""
+    found = {f"apps/{app}" for app in partition.apps}
+    found |= {f"online/{edge}" for edge in partition.online}
+    found |= {f"profiles/{index >> PROFILES_BLOCK}" for index in partition.profiles}
+    for push in partition.pushes.values():
+        found.add(partition.piece_of(push))
+    return found
+
+
+def freeze(partition: Partition, wanted: set[str] | None = None) -> Frozen:
+    """Copies of the wanted pieces (the dirty ones, if none are named); what gets dirty from here on
+    is collected for the next snapshot."""
     makers: list[tuple[str, Callable[[], bytes]]] = []
     removed: list[str] = []
     meta = Meta(partition.order)
     makers.append((_META, lambda: msgspec.json.encode(meta)))
-    for name in sorted(partition.dirty):
+    for name in sorted(partition.dirty if wanted is None else wanted):
         maker = _maker(partition, name)
         if maker is None:
             removed.append(name)

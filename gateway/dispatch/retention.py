@@ -70,8 +70,12 @@ class Retention:
             if push is None:
                 continue
             if not push.final:
-                # Not finished: it stays, full or not. Expiry will finish it.
-                heapq.heappush(self._kept, (max(now_ms, self._expires_ms(push)) + 1000, push_id))
+                # Not finished: it stays, full or not, and expiry will finish it. When it is crowded it
+                # goes behind all others, which must have their turn.
+                again_ms = max(now_ms, self._expires_ms(push)) + 1000
+                if crowded:
+                    again_ms = max(again_ms, now_ms + int(self._keeping.keep_s * 1000))
+                heapq.heappush(self._kept, (again_ms, push_id))
             elif isinstance(push, Campaign):
                 shrunk.append(push_id)
                 until_ms = push.accepted_ms + int(self._keeping.keep_counts_s * 1000)

@@ -64,34 +64,46 @@ class Sending:
         """(due, index) of devices that an edge refused"""
         self._refusals: dict[int, int] = {}
         """index -> refusals in a row"""
-        self._awaiting_look: set[int] = set()
-        """Devices in `_looks`: one entry each, however many messages were refused."""
+        self._look_at: dict[int, float] = {}
+        """index -> due of its one look, however many messages were refused"""
 
     # Reasons to look.
 
     def on_fresh(self, pushes: Iterable[Push], now: float) -> list[Send]:
-        """New pushes: to those who are online and not behind."""
+        """New pushes: to those who are online and not behind.
+
+        With ttl 0 this is the one attempt, so no backlog comes before it: later is never.
+        """
         sends: list[Send] = []
         for push in pushes:
             if isinstance(push, Single):
                 index = push.index
                 edge = self._partition.edge_of(index)
-                if edge in self.linked and index not in self._behind and not push.final:
+                waits = push.ttl_s > 0 and index in self._behind
+                if edge in self.linked and not waits and not push.final:
                     sends.append(Send(edge, push, BitMap((index,))))
             else:
-                sends += self._split(push, push.pending() - BitMap(self._behind))
+                waiting = BitMap(self._behind if push.ttl_s else ())
+                sends += self._split(push, push.pending() - waiting)
         self._note(sends, 0, now)
         return sends
 
     def on_arrived(self, devices: BitMap, now: float) -> list[Send]:
-        """Devices to look at from scratch: a new session, a new link, a refusal that is over."""
+        """New sessions, or a new link to them: what was refused before is of the past."""
+        for index in devices.intersection(BitMap(self._refusals)):
+            del self._refusals[index]
+            self._look_at.pop(index, None)
+        return self._look(devices, now)
+
+    def _look(self, devices: BitMap, now: float, attempt: int = 0) -> list[Send]:
+        """Send all that is pending, from scratch, to those who can be reached."""
         for index in devices.intersection(BitMap(self._behind)):
             del self._behind[index]
         due = self._reachable(devices)
         if not due:
             return []
         sends = self._backlog(due)
-        self._note(sends, 0, now)
+        self._note(sends, attempt, now)
         return sends
 
     def on_receipted(self, devices: Iterable[int], now: float) -> list[Send]:
@@ -116,24 +128,38 @@ class Sending:
     def on_refused(self, devices: Iterable[int], now: float) -> None:
         """An edge did not have them, or their output is full: look again a little later."""
         for index in devices:
-            if index in self._awaiting_look:
+            if index in self._look_at:
                 continue
-            self._awaiting_look.add(index)
             count = self._refusals[index] = self._refusals.get(index, 0) + 1
             delay = self._pacing.not_there_s * 2 ** min(count - 1, _BACKOFF_MAX)
-            heapq.heappush(self._looks, (now + delay, index))
+            due = self._look_at[index] = now + delay
+            heapq.heappush(self._looks, (due, index))
+
+    def on_slow(self, devices: Iterable[int], push: Push, now: float) -> None:
+        """Their output was full for this push: from here on they get what their receipts make room for."""
+        if push.ttl_s:
+            for index in devices:
+                sent_to = push.order - 1
+                self._behind[index] = min(self._behind.get(index, sent_to), sent_to)
+        self.on_refused(devices, now)
 
     def on_timer(self, now: float) -> list[Send]:
         """Everything that has become due."""
         again = BitMap()
         while self._looks and self._looks[0][0] <= now:
-            again.add(heapq.heappop(self._looks)[1])
-        self._awaiting_look.difference_update(again)
-        sends = self.on_arrived(again, now) if again else []
+            due, index = heapq.heappop(self._looks)
+            if self._look_at.get(index) == due:
+                del self._look_at[index]
+                again.add(index)
+        sends = self._look(again, now) if again else []
         for index in again - self._reachable(again):
             self._refusals.pop(index, None)  # gone for good; its next session is a fresh start
+        stalled: dict[int, int] = {}
         while self._timers and self._timers[0].due <= now:
-            sends += self._resend(heapq.heappop(self._timers), now)
+            sends += self._resend(heapq.heappop(self._timers), now, stalled)
+        for attempt in sorted(set(stalled.values())):
+            devices = BitMap([index for index, tried in stalled.items() if tried == attempt])
+            sends += self._look(devices - again, now, attempt)
         return sends
 
     def next_timer(self) -> float | None:
@@ -217,15 +243,25 @@ class Sending:
                     self._underway[timer] = BitMap()
             self._underway[timer] |= send.devices
 
-    def _resend(self, timer: _Timer, now: float) -> list[Send]:
+    def _resend(self, timer: _Timer, now: float, stalled: dict[int, int]) -> list[Send]:
+        """`stalled` collects devices behind whose window has not moved: index -> attempt."""
         devices = self._underway.pop(timer)
         key = (timer.push_id, timer.attempt)
         if self._last_timer.get(key) == timer:
             del self._last_timer[key]
         push = self._partition.pushes.get(timer.push_id)
+        devices -= BitMap(self._look_at)  # refused: that look sends it again
+        behind = devices & BitMap(self._behind)
+        sends: list[Send] = []
+        for index in behind:
+            if push is not None and push.ttl_s and push.is_pending(index):
+                stalled[index] = max(stalled.get(index, 0), timer.attempt + 1)
+            else:
+                # Received, or expired: perhaps the whole window is, and no receipt moves it on.
+                sends += self._next_window(index)
+        self._note(sends, 0, now)
         if push is None or push.ttl_s == 0 or push.final:
-            return []
-        again = (devices & push.pending()) - BitMap(self._behind)
-        sends = self._split(push, again)
-        self._note(sends, timer.attempt + 1, now)
-        return sends
+            return sends
+        resent = self._split(push, (devices & push.pending()) - behind)
+        self._note(resent, timer.attempt + 1, now)
+        return sends + resent

@@ -9,6 +9,7 @@ from gateway.tokens import BadToken, Sealer
 from protocol.codes import (
     CLOCK_SKEW_MS,
     INSTALLATION_ID_BYTES,
+    MAX_TEXT_BYTES,
     NONCE_BYTES,
     VERSION_MAX,
     VERSION_MIN,
@@ -44,7 +45,7 @@ class Admitted(NamedTuple):
 
 
 def check_version(hello: device_pb2.Hello) -> None:
-    """Raises Refused unless a version is common to both sides."""
+    """Raises Refused unless a version is common to both sides, and the rest within its limits."""
     if not (hello.version_min <= VERSION_MAX and hello.version_max >= VERSION_MIN):
         raise Refused(
             CloseCode.UNSUPPORTED_VERSION,
@@ -53,6 +54,8 @@ def check_version(hello: device_pb2.Hello) -> None:
         )
     if not 0 < hello.connection < MAX_CONNECTION:
         raise Refused(CloseCode.PROTOCOL_ERROR, "connection must be 1 to 2^53 - 1")
+    if max(len(hello.app.encode()), len(hello.sdk.encode())) > MAX_TEXT_BYTES:
+        raise Refused(CloseCode.PROTOCOL_ERROR, f"a text has at most {MAX_TEXT_BYTES} bytes")
 
 
 def check_token(

@@ -31,7 +31,8 @@ class Delivery:
     """Works off delivers in the order in which they came."""
 
     JOBS: Final = 4096
-    """Delivers that may wait; beyond it the node is told to come again."""
+    BYTES: Final = 64 * 1024 * 1024
+    """Delivers that may wait, and their size; beyond it the node is told to come again."""
 
     def __init__(self, table: Table, reactor: Reactor, hold: Hold) -> None:
         self._table = table
@@ -39,6 +40,7 @@ class Delivery:
         self._hold = hold
         self._jobs: deque[tuple[Iterator[None], asyncio.Future[bytes]]] = deque()
         self._fences: dict[int, int] = {}
+        self._bytes = 0
         self._scheduled = False
         self.messages_total = 0
         self.gone_total = 0
@@ -50,17 +52,22 @@ class Delivery:
         p = request.partition
         if request.fence < self._fences.get(p, 0):
             raise RpcError("fenced", f"a newer owner of partition {p} has spoken")
-        if len(self._jobs) >= self.JOBS:
+        if len(self._jobs) >= self.JOBS or self._bytes + len(body) > self.BYTES:
             raise RpcError("busy", "too many delivers wait at this edge")
         self._fences[p] = request.fence
         loop = asyncio.get_running_loop()
         future: asyncio.Future[bytes] = loop.create_future()
         reply = rpc_pb2.Delivered()
         self._jobs.append((self._work(request, reply, future), future))
+        self._bytes += len(body)
+        future.add_done_callback(lambda _: self._forget(len(body)))
         if not self._scheduled:
             self._scheduled = True
             loop.call_soon(self._turn)
         return future
+
+    def _forget(self, size: int) -> None:
+        self._bytes -= size
 
     @property
     def waiting(self) -> int:
@@ -116,8 +123,7 @@ class Delivery:
             gone.extend(wanted - here)
             yield from self._send_to_many(p, delivery.frame, here, slow)
         else:
-            self._send_to_few(p, delivery.frame, delivery.index, (gone, slow))
-            yield
+            yield from self._send_to_few(p, delivery.frame, delivery.index, (gone, slow))
 
     def _send_to_few(
         self,
@@ -125,7 +131,7 @@ class Delivery:
         frame: bytes,
         indexes: Iterable[int],
         refused: tuple["array[int]", "array[int]"],
-    ) -> None:
+    ) -> Iterator[None]:
         """Queued: several messages for one connection in this turn go out in one write."""
         gone, slow = refused
         rows = self._table.rows.get(p, {})
@@ -133,7 +139,7 @@ class Delivery:
             early = BitMap(indexes)
             self._send_early(p, early, frame, slow)
             indexes = [index for index in indexes if index in early]
-        for index in indexes:
+        for count, index in enumerate(indexes, 1):
             fd = rows.get(index)
             if fd is None:
                 gone.append(index)
@@ -141,6 +147,9 @@ class Delivery:
                 self.messages_total += 1
             else:
                 slow.append(index)
+            if not count % _STRIDE:
+                yield
+        yield
 
     def _send_to_many(
         self, p: int, frame: bytes, here: BitMap, slow: "array[int]"
@@ -165,10 +174,11 @@ class Delivery:
         A node's deliver can reach us before the store's reply to our own registration does. Such
         rows are taken out of `wanted`: an older row of the same device is about to be fenced.
         """
-        for index, fd in list(self._table.arriving.get(p, {}).items()):
-            if index in wanted:
-                wanted.discard(index)
-                if self._hold(fd, frame):
-                    self.messages_total += 1
-                else:
-                    slow.append(index)
+        arriving = self._table.arriving.get(p, {})
+        fewer, others = (wanted, arriving) if len(wanted) < len(arriving) else (arriving, wanted)
+        for index in [index for index in fewer if index in others]:
+            wanted.discard(index)
+            if self._hold(arriving[index], frame):
+                self.messages_total += 1
+            else:
+                slow.append(index)

@@ -99,12 +99,16 @@ class EdgeProcess:
             asyncio.create_task(self._apps.keep_fresh()),
             asyncio.create_task(self._run_clock()),
         ]
-        await stopping.wait()
-        await self._drain()
-        for task in tasks:
+        stop = asyncio.create_task(stopping.wait())
+        done, _ = await asyncio.wait((stop, *tasks), return_when=asyncio.FIRST_COMPLETED)
+        if stop in done:
+            await self._drain()
+        for task in (stop, *tasks):
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(stop, *tasks, return_exceptions=True)
         await self._close()
+        for task in done - {stop}:
+            task.result()  # none ends by itself: an edge without clock or lease must not live on
 
     # Start.
 
@@ -227,10 +231,14 @@ class EdgeProcess:
 
     async def _run_clock(self) -> None:
         loop = asyncio.get_running_loop()
-        began = loop.time()
+        last = loop.time()
+        seconds = 0.0
         while True:
             now = loop.time()
-            self.sessions.on_clock(now, now - began)
+            # Time in which we stood still is not the devices' silence: what they sent is yet to be read.
+            seconds += min(now - last, 2 * _CLOCK_S)
+            last = now
+            self.sessions.on_clock(now, seconds)
             if self.reactor.full:
                 _log.warning("descriptors run short, not listening", open=self.reactor.open_count)
                 self.reactor.stop_listening(goaway(CloseCode.EDGE_FULL, retry_after_ms=1000))
@@ -319,8 +327,10 @@ class EdgeProcess:
 
     async def _close(self) -> None:
         self.reactor.stop()  # unregisters what is still open
+        # Without a store (ours ends with a killed supervisor, too) there is nothing to wait for.
+        limit_s = _LEAVE_S if self.store.up else 0.0
         try:
-            async with asyncio.timeout(_LEAVE_S):
+            async with asyncio.timeout(limit_s):
                 await self.uplink.drain()
                 await self.registrar.drain()
                 await self._lease.end()

@@ -20,13 +20,14 @@ from typing import Final, NamedTuple, Protocol
 
 import structlog
 
+from gateway.edge.listeners import Listeners
+
 _log = structlog.get_logger("columba.edge")
 
 _READ: Final = 16 * 1024
 """Bytes of one read: a device seldom sends more than one small frame."""
 _EVENTS: Final = 512
 """Events of one turn: some 5 ms of work, then timers and RPC have their turn."""
-_ACCEPTS: Final = 128
 _LINGER_S: Final = 2.0
 _LINGERING: Final = 1024
 _IN: Final = select.EPOLLIN
@@ -40,6 +41,9 @@ class Handler(Protocol):
     def on_accept(self, fd: int) -> None: ...
 
     def on_bytes(self, fd: int, data: bytes) -> None: ...
+
+    def on_overflow(self, fd: int) -> None:
+        """The peer sends but does not read: the connection is closed right after this."""
 
     def on_closed(self, fd: int) -> None:
         """The descriptor is still open, and closed right after this."""
@@ -68,14 +72,16 @@ class Reactor:
         self._handler = handler
         self.limits = limits
         self._epoll = select.epoll()
-        self._listeners: dict[int, socket.socket] = {}
-        self._addresses: list[tuple[str, int]] = []
-        self._queued: dict[int, bytes] = {}
+        self._listeners = Listeners(self._epoll, limits.accepts_per_s, lambda: self._full)
+        self._reopening = False
+        """An address could not be listened on again yet."""
+        self._queued: dict[int, bytes | bytearray] = {}
         """Output of this turn, one write each."""
         self._unsent: dict[int, bytearray] = {}
         """What the kernel did not take; first come, first sent."""
         self._moved_at: dict[int, float] = {}
         """When the unsent output of a row last moved."""
+        self._paused: set[int] = set()
         self._closing: list[int] = []
         self._is_open = bytearray(limits.descriptors)
         """1 for the descriptor of a connection that stands; a set would cost 90 bytes a connection."""
@@ -84,11 +90,7 @@ class Reactor:
         self._flushing = False
         self._in_turn = False
         self._full = False
-        self._tokens = float(limits.accepts_per_s)
-        self._tokens_at = self._loop.time()
-        self._accept_timer: asyncio.TimerHandle | None = None
         self.accepts_total = 0
-        self.refused_full_total = 0
         self.writes_total = 0
         self.bytes_out_total = 0
         self.bytes_in_total = 0
@@ -98,54 +100,31 @@ class Reactor:
 
     def listen(self, host: str, port: int) -> int:
         """Listen on an address (SO_REUSEPORT); returns the port. OSError if it is taken."""
-        listener = _listener(host, port)
-        bound = listener.getsockname()[1]
-        self._addresses.append((host, bound))
-        self._add_listener(listener)
-        return int(bound)
+        return self._listeners.open(host, port)
 
     def stop_listening(self, refusal: bytes) -> None:
-        """Close the listeners after emptying their queues: those in them get `refusal`.
-
-        Closing a listener with a queue would reset them without a word.
-        """
-        for fd, listener in self._listeners.items():
-            self._epoll.unregister(fd)
-            self._refuse_queue(listener, refusal)
-            listener.close()
-        self._listeners.clear()
-        if self._accept_timer is not None:
-            self._accept_timer.cancel()
-            self._accept_timer = None
+        """Close the listeners after emptying their queues: those in them get `refusal`."""
+        self._listeners.close(refusal)
 
     def resume_listening(self) -> None:
-        for host, port in self._addresses:
-            self._add_listener(_listener(host, port))
+        """Listen again where we did; what cannot be opened now is tried again by the next call."""
+        self._reopening = not self._listeners.reopen()
 
-    def _add_listener(self, listener: socket.socket) -> None:
-        self._listeners[listener.fileno()] = listener
-        self._epoll.register(listener.fileno(), _IN)
-
-    def _refuse_queue(self, listener: socket.socket, refusal: bytes) -> None:
-        for _ in range(4096):
-            try:
-                fd, _address = listener._accept()  # type: ignore[attr-defined]
-            except OSError:
-                return
-            try:
-                os.set_blocking(fd, False)
-                os.write(fd, refusal)
-            except OSError:
-                pass  # it has gone by itself
-            os.close(fd)
-            self.refused_full_total += 1
+    @property
+    def refused_full_total(self) -> int:
+        return self._listeners.refused_total
 
     # Output.
 
     def send(self, fd: int, data: bytes) -> None:
         """Queue bytes; all that one connection gets in a turn goes out in one write."""
         held = self._queued.get(fd)
-        self._queued[fd] = data if held is None else held + data
+        if held is None:
+            self._queued[fd] = data
+        elif isinstance(held, bytearray):
+            held += data
+        else:
+            self._queued[fd] = bytearray(held) + data
         if not self._flushing and not self._in_turn:
             self._flushing = True
             self._loop.call_soon(self.flush)
@@ -197,7 +176,7 @@ class Reactor:
         self.writes_total += len(queued)
         for fd, data in queued.items():
             if fd in unsent:
-                unsent[fd] += data
+                self._hold_more(fd, data)
                 continue
             try:
                 sent = write(fd, data)
@@ -212,10 +191,24 @@ class Reactor:
         if self._closing:
             self._close_all()
 
-    def _hold(self, fd: int, rest: bytes) -> None:
+    def _hold_more(self, fd: int, data: bytes | bytearray) -> None:
+        """Messages stop at the cap (`offer`); answers to what the peer sends stop at twice the cap."""
+        waiting = self._unsent[fd]
+        if len(waiting) + len(data) > 2 * self.limits.output_cap:
+            self._handler.on_overflow(fd)
+            self.close(fd)
+        else:
+            waiting += data
+
+    def _hold(self, fd: int, rest: bytes | bytearray) -> None:
         self._unsent[fd] = bytearray(rest)
         self._moved_at[fd] = self._loop.time()
-        self._epoll.modify(fd, _IN | _OUT)
+        self._watch(fd)
+
+    def _watch(self, fd: int) -> None:
+        """Tell epoll what this connection waits for now."""
+        reading = 0 if fd in self._paused else _IN
+        self._epoll.modify(fd, reading | _OUT if fd in self._unsent else reading)
 
     def _on_writable(self, fd: int) -> None:
         waiting = self._unsent.get(fd)
@@ -233,7 +226,7 @@ class Reactor:
         del waiting[:sent]
         if not waiting:
             del self._unsent[fd], self._moved_at[fd]
-            self._epoll.modify(fd, _IN)
+            self._watch(fd)
             if fd in self._lingering:
                 _shutdown_writing(fd)
 
@@ -250,33 +243,43 @@ class Reactor:
 
     def pause(self, fd: int) -> None:
         """Read no more from this connection until `resume`."""
-        self._epoll.modify(fd, _OUT if fd in self._unsent else 0)
+        self._paused.add(fd)
+        self._watch(fd)
 
     def resume(self, fd: int) -> None:
+        self._paused.discard(fd)
         if self._is_open[fd]:
-            self._epoll.modify(fd, _IN | _OUT if fd in self._unsent else _IN)
+            self._watch(fd)
 
     def _turn(self) -> None:
-        events = self._epoll.poll(0, _EVENTS)
-        listeners = self._listeners
         accepting: list[socket.socket] = []
         self._in_turn = True
-        for fd, event in events:
-            listener = listeners.get(fd)
-            if listener is not None:
-                accepting.append(listener)
-                continue
+        try:
+            for fd, event in self._epoll.poll(0, _EVENTS):
+                listener = self._listeners.get(fd)
+                if listener is None:
+                    self._on_event(fd, event)
+                else:
+                    accepting.append(listener)
+        finally:
+            self._in_turn = False
+        self.flush()
+        for listener in accepting:
+            if listener.fileno() >= 0 and not self._full:
+                self._accept(listener)
+        if self._closing:
+            self._close_all()
+
+    def _on_event(self, fd: int, event: int) -> None:
+        try:
             if event & _OUT:
                 self._on_writable(fd)
             if event & _READ_NOW:
                 self._read(fd)
-        self._in_turn = False
-        self.flush()
-        for listener in accepting:
-            if listener.fileno() in listeners:
-                self._accept(listener)
-        if self._closing:
-            self._close_all()
+        # A defect that one peer's bytes bring to light must not hurt the others of this turn.
+        except Exception:
+            _log.exception("connection closed by a defect")
+            self.close(fd)
 
     def _read(self, fd: int) -> None:
         if not self._is_open[fd]:
@@ -294,26 +297,30 @@ class Reactor:
             self._handler.on_bytes(fd, data)
 
     def _accept(self, listener: socket.socket) -> None:
-        budget = self._take_budget()
-        for _ in range(budget):
+        for _ in range(self._listeners.budget()):
             try:
                 fd, _address = listener._accept()  # type: ignore[attr-defined]
             except BlockingIOError:
                 return
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE):
-                    self._full = True
+                    self._become_full()
                 return  # else: the connection was gone before we took it
             os.set_blocking(fd, False)
             self._is_open[fd] = 1
             self.open_count += 1
             self._epoll.register(fd, _IN)
-            self._tokens -= 1
+            self._listeners.spend()
             self.accepts_total += 1
             self._handler.on_accept(fd)
             if fd > self.limits.descriptors_high:
-                self._full = True
+                self._become_full()
                 return
+
+    def _become_full(self) -> None:
+        """Accept no more; until the owner closes the listeners they must not wake us up either."""
+        self._full = True
+        self._listeners.rest()
 
     @property
     def full(self) -> bool:
@@ -321,28 +328,11 @@ class Reactor:
         return self._full and bool(self._listeners)
 
     def room_again(self) -> bool:
-        """True once, when a full edge has room again and may listen."""
+        """A full edge has room again and may listen (True until `resume_listening` has done it)."""
         if self._full and not self._listeners and self.open_count <= self.limits.descriptors_low:
             self._full = False
             return True
-        return False
-
-    def _take_budget(self) -> int:
-        """Accepts allowed now; at 0 the listeners rest until there is budget again."""
-        now = self._loop.time()
-        rate = self.limits.accepts_per_s
-        self._tokens = min(float(rate), self._tokens + (now - self._tokens_at) * rate)
-        self._tokens_at = now
-        if self._tokens < 1 and self._accept_timer is None:
-            for fd in self._listeners:
-                self._epoll.modify(fd, 0)
-            self._accept_timer = self._loop.call_later(_ACCEPTS / rate, self._budget_again)
-        return min(_ACCEPTS, int(self._tokens))
-
-    def _budget_again(self) -> None:
-        self._accept_timer = None
-        for fd in self._listeners:
-            self._epoll.modify(fd, _IN)
+        return self._reopening
 
     # Closing.
 
@@ -389,15 +379,14 @@ class Reactor:
             self._unsent.pop(fd, None)
             self._moved_at.pop(fd, None)
             self._lingering.pop(fd, None)
+            self._paused.discard(fd)
             self._epoll.unregister(fd)
             os.close(fd)
 
     def stop(self) -> None:
         """Close everything at once."""
         self._loop.remove_reader(self._epoll.fileno())
-        for listener in self._listeners.values():
-            listener.close()
-        self._listeners.clear()
+        self._listeners.close()
         for fd, is_open in enumerate(self._is_open):
             if is_open:
                 self.close(fd)
@@ -405,23 +394,11 @@ class Reactor:
         self._epoll.close()
 
 
-def _listener(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    # Accepted sockets inherit it on Linux: no setsockopt a connection.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    listener.bind((host, port))
-    listener.listen(4096)
-    return listener
-
-
 def _shutdown_writing(fd: int) -> None:
-    borrowed = socket.socket(fileno=os.dup(fd))
+    borrowed = socket.socket(fileno=fd)
     try:
         borrowed.shutdown(socket.SHUT_WR)
     except OSError:
         pass  # the peer was quicker
     finally:
-        borrowed.close()
+        borrowed.detach()

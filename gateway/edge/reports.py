@@ -26,6 +26,11 @@ def read_receipts(body: bytes) -> tuple[int, Sequence[tuple[int, int]]]:
         raise _malformed("RECEIPTS needs a seq from 1 and at least one receipt")
     if len(receipts) > MAX_RECEIPTS:
         raise _malformed(f"{len(receipts)} receipts in a frame, at most {MAX_RECEIPTS}")
+    # A short frame cannot hold a long reason.
+    if len(body) > MAX_TEXT_BYTES and any(
+        len(r.reason.encode()) > MAX_TEXT_BYTES for r in message.receipts
+    ):
+        raise _malformed(f"a reason has at most {MAX_TEXT_BYTES} bytes")
     for push_id, state in receipts:
         if state not in _STATES or not push_id:
             raise _malformed(f"receipt with state {state} for push {push_id}")

@@ -112,6 +112,10 @@ class Sessions:
                 fd, CloseCode.PROTOCOL_ERROR, detail="a body is not the message it should be"
             )
 
+    def on_overflow(self, fd: int) -> None:
+        # Its buffers are full: no GOAWAY would get through.
+        self._count(CloseCode.TOO_SLOW.name.lower())
+
     def on_closed(self, fd: int) -> None:
         table = self.table
         self._partial.pop(fd, None)
@@ -136,11 +140,11 @@ class Sessions:
         state = State(table.state[fd])
         after = on_received(Side.EDGE, state, kind)
         self.frames[kind] += 1
-        if after is None:
-            return  # optional and unknown: skipped
         if state is State.OPEN:
             table.seen(fd)
-        elif state is State.LEAVING and not table.epoch[fd]:
+        if after is None:
+            return  # optional and unknown: skipped
+        if state is State.LEAVING and not table.epoch[fd]:
             return  # sent away before it was registered: there is no device to speak for
         if kind == Kind.PING:
             self.reactor.send(fd, PONG)
@@ -425,8 +429,7 @@ class Sessions:
             else:
                 self.refuse(fd, CloseCode.HEARTBEAT_TIMEOUT)
         for fd in self.reactor.stuck(now):
-            # Its buffers are full: no GOAWAY would get through.
-            self._count(CloseCode.TOO_SLOW.name.lower())
+            self.on_overflow(fd)
             self.reactor.close(fd)
         self.reactor.sweep_lingering(now)
 

@@ -5,6 +5,7 @@ pays for is appends, not receipts: a batch is grouped by push and state with its
 """
 
 from array import array
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -44,15 +45,20 @@ class Uplink:
         self._limit = limit
         """Receipts that may wait; above it the session code stops reading."""
         self._producer: Producer[Report, None] | None = None
+        self._held: defaultdict[int, deque[Report]] = defaultdict(deque)
+        """What is not in the log yet, by partition, in order."""
         self.receipts_waiting = 0
         self.receipts_total = 0
         self.profiles_total = 0
 
     def begin(self, identity: Identity) -> None:
-        """Start as a new incarnation. What the last one held is dropped: devices still keep it."""
+        """Start as a new incarnation, which appends what the last one held.
+
+        Perhaps for the second time: folding makes that harmless. Dropping it would not be, as an
+        acknowledgement of a later report of the same connection stands for the earlier ones too.
+        """
         if self._producer is not None:
             self._producer.close()
-        self.receipts_waiting = 0
         producer: Producer[Report, None] = Producer(
             lambda p, seq, items: self._append(identity, p, seq, items),
             Pace(quiet_s=0.002, busy_s=0.1, items=4096, waiting=self._limit),
@@ -60,14 +66,18 @@ class Uplink:
             done=self._done,
         )
         self._producer = producer
+        for p, reports in self._held.items():
+            for report in reports:
+                producer.put(p, report, _size(report))
 
     def report(self, p: int, report: Report) -> None:
         """Queue a report; the caller looks at `full` afterwards."""
         assert self._producer is not None, "begin() comes first"
-        self.receipts_waiting += len(report.receipts)
+        self.receipts_waiting += _weight(report)
         if report.profile:
             self.profiles_total += 1
-        self._producer.put(p, report, len(report.profile) + 12 * len(report.receipts))
+        self._held[p].append(report)
+        self._producer.put(p, report, _size(report))
 
     @property
     def full(self) -> bool:
@@ -100,10 +110,23 @@ class Uplink:
         return [None] * len(items)
 
     def _done(self, p: int, items: Sequence[Report], results: Sequence[None]) -> None:
+        held = self._held[p]
         for report in items:
-            self.receipts_waiting -= len(report.receipts)
+            while (first := held.popleft()) is not report:
+                self.receipts_waiting -= _weight(first)  # the store has refused it
+            self.receipts_waiting -= _weight(report)
             self.receipts_total += len(report.receipts)
             self._durable(report)
+
+
+def _size(report: Report) -> int:
+    """Bytes in the record, roughly."""
+    return len(report.profile) + 12 * len(report.receipts)
+
+
+def _weight(report: Report) -> int:
+    """In receipts; a profile counts as many as have its size."""
+    return len(report.receipts) + -(-len(report.profile) // 12)
 
 
 def encode_record(reports: Sequence[Report]) -> bytes:

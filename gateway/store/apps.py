@@ -15,13 +15,15 @@ from typing import Final, NamedTuple
 
 from gateway.store import keys
 from gateway.store.client import Store
-from gateway.store.errors import StoreError
+from gateway.store.errors import StoreError, StoreUnavailable
 
 _APP_ID: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _MAX_APPS: Final = 65_535
 _REFRESH_S: Final = 5.0
 _MISS_S: Final = 1.0
-"""An unknown app id is looked up in the store again at most this often, whoever asks."""
+"""An id that the store did not know is not asked for again for this long."""
+_MISSES: Final = 1_000
+"""Ids remembered as unknown; with more, whoever asks for a further one has to come again later."""
 
 
 class App(NamedTuple):
@@ -59,7 +61,8 @@ class Apps:
         self._store = store
         self._by_id: dict[str, App] = {}
         self._by_key: dict[str, App] = {}
-        self._read_at = float("-inf")
+        self._missing: dict[str, float] = {}
+        """id -> monotonic time until which the store is not asked again"""
 
     async def create(self, app_id: str) -> NewApp:
         """Raises StoreError if the app exists or its id is not allowed."""
@@ -97,7 +100,6 @@ class Apps:
             )
         self._by_id = apps
         self._by_key = {digest: app for app in apps.values() for digest in app.api_keys}
-        self._read_at = time.monotonic()
 
     async def keep_fresh(self) -> None:
         """Refresh for ever; what was read stands while the store is away."""
@@ -116,9 +118,21 @@ class Apps:
         return self._by_key.get(hashlib.sha256(api_key.encode()).hexdigest())
 
     async def find(self, app_id: str) -> App | None:
-        """As `get`, but asks the store about an app that was perhaps created a moment ago."""
+        """As `get`, but asks the store about an app that was perhaps created a moment ago.
+
+        Raises StoreUnavailable while the store is away, or too many unknown ids are asked for: an
+        answer of "no such app" sends a device away for ever, so it must be true.
+        """
         app = self._by_id.get(app_id)
-        if app is None and time.monotonic() - self._read_at > _MISS_S:
+        now = time.monotonic()
+        if app is not None or self._missing.get(app_id, now) > now:
+            return app
+        if len(self._missing) >= _MISSES:
+            self._missing = {i: until for i, until in self._missing.items() if until > now}
+            if len(self._missing) >= _MISSES:
+                raise StoreUnavailable("too many unknown apps are asked for")
+        if await self._store.call("HEXISTS", keys.APPS, app_id):
             await self.refresh()
-            app = self._by_id.get(app_id)
-        return app
+        else:
+            self._missing[app_id] = now + _MISS_S
+        return self._by_id.get(app_id)

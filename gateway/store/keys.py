@@ -20,7 +20,7 @@ A partition's keys
                             it is final. push.lua; removed by the owner.
     {p}:owner      hash     fence, node, start of the owner. scripts/fence_take.lua.
     {p}:chunks     hash     "name@version" -> at most 256 KiB of snapshot. scripts/snapshot_chunk.lua.
-    {p}:manifest   string   gateway.store.snapshots.Manifest as JSON. scripts/snapshot_commit.lua.
+    {p}:manifest   string   CRC-32 and gateway.store.snapshots.Manifest as JSON. snapshot_commit.lua.
     {p}:manifest:previous   string   the one before, kept as a fallback; the log reaches back to it.
     {p}:manifest:corrupt    string   one that could not be read, set aside for a look. snapshot_aside.lua
     {p}:trimmed    string   log position up to which the log may be trimmed. snapshot_commit.lua.

@@ -66,6 +66,24 @@ async def sessions_of(store: Store, p: int, edge: int, start: int) -> list[int]:
             return found
 
 
+async def devices_of(store: Store, p: int) -> list[int]:
+    """App number of each device of a partition, by index."""
+    raw = await store.call("GET", keys.apps(p)) or b""
+    return [int.from_bytes(raw[at : at + 2], "big") for at in range(0, len(raw), 2)]
+
+
+async def online_of(store: Store, p: int) -> dict[int, int]:
+    """index -> edge number of the sessions that stand. Reads them all."""
+    found: dict[int, int] = {}
+    cursor: bytes | int = 0
+    while True:
+        cursor, rows = await store.call("HSCAN", keys.sessions(p), cursor, "COUNT", _SWEEP)
+        for index, entry in zip(rows[::2], rows[1::2], strict=True):
+            found[int(index)] = int(entry.split(b" ", 2)[1])
+        if int(cursor) == 0:
+            return found
+
+
 async def session_epoch(store: Store, p: int, index: int) -> int:
     """Epoch of a device's session, 0 if it is offline."""
     entry = await store.call("HGET", keys.sessions(p), index)

@@ -8,6 +8,7 @@ from gateway.store import keys
 from gateway.store.client import Argument, Store
 from gateway.store.leases import Identity
 from gateway.store.log import Pace, Producer
+from protocol.frames import varint
 
 
 class PushPart(NamedTuple):
@@ -21,6 +22,28 @@ class PushPart(NamedTuple):
     """u32 LE each; empty with everybody."""
     content: bytes
     """columba.device.Content; empty where it stands in a push record."""
+
+
+def encode_push(  # a columba.log.Push; built by hand because it is built for every push
+    push_id: int,
+    app: int,
+    ttl_s: int,
+    *,
+    everybody: bool,
+    accepted_ms: int = 0,
+    home: int = 0,
+) -> bytes:
+    """columba.log.Push without indexes and content."""
+    record = b"\x09" + push_id.to_bytes(8, "little") + b"\x10" + varint(app)
+    if ttl_s:
+        record += b"\x18" + varint(ttl_s)
+    if everybody:
+        record += b"\x20\x01"
+    if accepted_ms:
+        record += b"\x28" + varint(accepted_ms)
+    if home:
+        record += b"\x30" + varint(home)
+    return record
 
 
 def push_producer(store: Store, identity: Identity, pace: Pace) -> Producer[PushPart, bytes]:
@@ -62,6 +85,26 @@ class PushRecord(NamedTuple):
     content: bytes
     targets: Mapping[int, bytes]
     """partition -> indexes (u32 LE each; empty with everybody)"""
+
+
+Parts = Sequence[tuple[int, PushPart]]
+"""(partition, what its log gets)"""
+
+
+def parts_of(record: PushRecord, accepted_ms: int, home: int) -> Parts:
+    """A part for each partition of a push record, which keeps the content at its home."""
+    push = encode_push(
+        record.push_id,
+        record.app,
+        record.ttl_s,
+        everybody=record.everybody,
+        accepted_ms=accepted_ms,
+        home=home,
+    )
+    return [
+        (p, PushPart(record.push_id, record.app, push, indexes, b""))
+        for p, indexes in record.targets.items()
+    ]
 
 
 class Winner(NamedTuple):

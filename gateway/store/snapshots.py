@@ -1,14 +1,15 @@
 """Snapshots of a partition: chunks of at most 256 KiB, the manifest last.
 
-Only what changed since the last snapshot is written. One snapshot older is kept as a fallback, and
-the log is trimmed up to that one only: a snapshot that turns out to be unreadable costs a longer
-replay, not the state.
+Two generations take turns: a snapshot is written on the base of the last but one and shares no chunk
+with the one before it, which stays as a fallback, and the log is trimmed up to that fallback only. So
+whatever turns out to be unreadable costs a longer replay, not the state. What is written each time is
+what changed since the last but one.
 """
 
 import asyncio
 import time
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 import msgspec
@@ -80,23 +81,19 @@ class Snapshots:
                 manifest = _decode(raw)
                 pieces = {n: await self._piece(n, s) for n, s in manifest.pieces.items()}
             except CorruptSnapshot as error:
-                _log.error(
-                    "snapshot set aside",
-                    partition=self._p,
-                    reason=str(error),
-                    kept_as=keys.corrupt_manifest(self._p),
-                )
-                await self._store.run(
-                    "snapshot_aside",
-                    [key, keys.corrupt_manifest(self._p), keys.owner(self._p)],
-                    [self._fence],
-                )
+                await self._set_aside(key, str(error))
                 continue
             self._manifest = manifest
+            self._loaded_from = key
             await self._find_orphans()
             return Snapshot(manifest.position, pieces)
         await self._find_orphans()
         return None
+
+    async def trimmed(self) -> str:
+        """Position before which the log no longer has everything; "0-0" if it is whole."""
+        raw = await self._store.call("GET", keys.trimmed(self._p))
+        return raw.decode() if raw else "0-0"
 
     async def set_aside(self, reason: str) -> None:
         """The snapshot just loaded makes no sense: the next `load` gives the one before it."""
@@ -105,14 +102,22 @@ class Snapshots:
 
     async def _set_aside(self, key: str, reason: str) -> None:
         kept_as = keys.corrupt_manifest(self._p)
+        await self._store.run("snapshot_aside", [key, kept_as, keys.owner(self._p)], [self._fence])
         _log.error("snapshot set aside", partition=self._p, reason=reason, kept_as=kept_as)
-        await self._store.call("RENAME", key, kept_as)
 
     async def write(
-        self, position: str, changed: Iterable[tuple[str, bytes]], removed: Iterable[str]
+        self,
+        position: str,
+        changed: Iterable[tuple[str, bytes]],
+        removed: Iterable[str],
+        *,
+        complete: bool = False,
     ) -> None:
-        """Write what changed, then the manifest. Raises Fenced, StoreUnavailable: then nothing counts."""
-        base: Mapping[str, Stored] = self._manifest.pieces if self._manifest else {}
+        """Write the manifest after what changed since the last but one (or all there is: `complete`).
+
+        Raises Fenced, StoreUnavailable: then nothing of it counts.
+        """
+        base = self._previous.pieces if self._previous is not None and not complete else {}
         pieces = dict(base)
         for name in removed:
             pieces.pop(name, None)
@@ -158,8 +163,8 @@ class Snapshots:
             ],
             [
                 self._fence,
-                msgspec.json.encode(manifest),
-                msgspec.json.encode(current) if current else b"",
+                _encode(manifest),
+                _encode(current) if current else b"",
                 current.position if current else "0-0",
                 *sorted(dropped),
             ],
@@ -199,9 +204,18 @@ def _fields(manifest: Manifest) -> set[str]:
     }
 
 
+def _encode(manifest: Manifest) -> bytes:
+    """CRC-32 in hex, a space, JSON: a digit that flips in JSON leaves good JSON behind."""
+    text = msgspec.json.encode(manifest)
+    return b"%08x " % zlib.crc32(text) + text
+
+
 def _decode(raw: bytes) -> Manifest:
+    crc, _, text = raw.partition(b" ")
+    if crc != b"%08x" % zlib.crc32(text):
+        raise CorruptSnapshot("the checksum of the manifest does not match")
     try:
-        manifest = msgspec.json.decode(raw, type=Manifest)
+        manifest = msgspec.json.decode(text, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:  # the latter is none of msgspec's
         raise CorruptSnapshot(f"the manifest is not readable: {error}") from error
     if manifest.format != _FORMAT:

@@ -1,7 +1,7 @@
 """A running service for the tests of a module.
 
-Modules that hurt it, or need other settings, name them in SETTINGS and get one of their own; the
-others share one. Each test has an app of its own there.
+Modules that hurt it say HURTS = True and share one; the others share another. Each test has an app
+of its own there.
 """
 
 import shutil
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.service import Service, serving
+from tests.e2e.service import OFTEN, Service, serving
 from tests.e2e.tenants import Tenant, new_tenant
 
 
@@ -27,19 +27,22 @@ def _short_dir() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def _shared() -> Iterator[Service]:
+def _unhurt() -> Iterator[Service]:
     with _short_dir() as data_dir, serving(data_dir) as service:
         yield service
 
 
-@pytest.fixture(scope="module")
-def _running(request: pytest.FixtureRequest) -> Iterator[Service]:
-    settings = getattr(request.module, "SETTINGS", None)
-    if settings is None:
-        yield request.getfixturevalue("_shared")
-        return
-    with _short_dir() as data_dir, serving(data_dir, settings) as service:
+@pytest.fixture(scope="session")
+def _hurt() -> Iterator[Service]:
+    with _short_dir() as data_dir, serving(data_dir, OFTEN) as service:
         yield service
+
+
+@pytest.fixture
+def _running(request: pytest.FixtureRequest) -> Service:
+    hurts = getattr(request.module, "HURTS", False)
+    running: Service = request.getfixturevalue("_hurt" if hurts else "_unhurt")
+    return running
 
 
 @pytest.fixture

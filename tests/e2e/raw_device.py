@@ -112,7 +112,7 @@ class RawDevice:
         self.token = welcome.token or token
         return welcome
 
-    async def receipt(self, push_id: int, state: "device_pb2.ReceiptState.ValueType") -> None:
+    async def receipt(self, push_id: int, state: device_pb2.ReceiptState) -> None:
         """One receipt; returns when the service has it safe."""
         self._seq += 1
         receipt = device_pb2.Receipt(push_id=push_id, state=state, at_ms=int(time.time() * 1000))

@@ -31,16 +31,23 @@ DEFAULTS: Final[Mapping[str, object]] = {
     "service.partitions": PARTITIONS,
     # Short times, so that failover and expiry can be waited for.
     "store.lease_s": 1.5,
-    "edge.drain_s": 0.2,
+    "edge.drain_s": 0.1,
     "edge.spread_ms": 200,
     "edge.backoff_base_ms": 100,
     "edge.backoff_max_ms": 500,
     "edge.output_cap_bytes": 512 * 1024,
-    "edge.slow_close_s": 1.5,
+    "edge.slow_close_s": 1,
     "dispatch.resend_s": 3,
     "dispatch.not_there_s": 0.2,
-    "dispatch.live_only_s": 2,
+    "dispatch.live_only_s": 1,
     "dispatch.fanout_overdue_s": 0.5,
+}
+
+OFTEN: Final[Mapping[str, object]] = {
+    # Snapshots all the time, and a store that is soon taken for gone.
+    "dispatch.snapshot_records": 10,
+    "dispatch.snapshot_s": 0.5,
+    "store.timeout_s": 1.0,
 }
 
 
@@ -100,7 +107,8 @@ class Service:
             pid = self.pid_of(role)
             return pid if pid != before else 0
 
-        return await until(other, f"{role} is started again")
+        pid: int = await until(other, f"{role} is started again")
+        return pid
 
     @contextmanager
     def frozen(self, pid: int) -> Iterator[None]:
@@ -118,7 +126,8 @@ class Service:
     # The store, behind the service's back.
 
     @asynccontextmanager
-    async def store(self) -> AsyncIterator["redis.asyncio.Redis"]:
+    async def store(self) -> AsyncIterator[Any]:
+        """A connection with redis-py's own calls."""
         client = redis.asyncio.Redis.from_url(
             self.ready["store"], retry=Retry(NoBackoff(), 0), socket_timeout=5
         )

@@ -70,7 +70,6 @@ class Tenant(NamedTuple):
             return answer if answer.status == HTTPStatus.OK else None
 
         answer = await until(ask, f"counts of push {push_id}")
-        assert answer is not None
         counts: dict[str, int] = answer.body["counts"]
         assert counts["targeted"] == sum(counts[state] for state in STATES), counts
         return counts
@@ -86,10 +85,9 @@ class Tenant(NamedTuple):
 
         last: list[dict[str, int]] = []
         try:
-            found = await until(look, f"push {push_id} reaches {wanted}", wait_s)
+            found: dict[str, int] = await until(look, f"push {push_id} reaches {wanted}", wait_s)
         except AssertionError as error:
             raise AssertionError(f"{error}; counts: {last[-1:]}") from None
-        assert found is not None
         return found
 
     async def device(self, device: int) -> dict[str, Any]:
@@ -101,7 +99,6 @@ class Tenant(NamedTuple):
             return answer if answer.status == HTTPStatus.OK else None
 
         answer = await until(ask, f"state of device {device}")
-        assert answer is not None
         state: dict[str, Any] = answer.body
         return state
 
@@ -112,8 +109,7 @@ class Tenant(NamedTuple):
             state = await self.device(device)
             return state if state["online"] is online else None
 
-        state = await until(look, f"device {device} online: {online}")
-        assert state is not None
+        state: dict[str, Any] = await until(look, f"device {device} online: {online}")
         return state
 
 

@@ -69,7 +69,7 @@ async def test_a_device_that_does_not_read_is_closed_and_hurts_nobody(
     """Its output is bounded: it counts as slow, then it is closed. Another device of the same edge
     gets everything meanwhile. When the slow one comes back and reads, nothing is lost."""
     edge = next(iter((await service.edges()).values()))
-    filler = {"data": {"filler": "x" * 60_000}}
+    filler = {"filler": "x" * 60_000}
     installation = bytes(range(16))
     async with (
         RawDevice(edge.own, tenant.app, tenant.access_key, receive_buffer=4096) as slow,
@@ -85,7 +85,7 @@ async def test_a_device_that_does_not_read_is_closed_and_hurts_nobody(
         async with asyncio.timeout(30):
             # The kernel's buffers fill up first.
             while not await grown("columba_refused_total{reason=slow}"):
-                pushes.append(await tenant.push(slow.device_id, quick.id, **filler))
+                pushes.append(await tenant.push(slow.device_id, quick.id, data=filler))
         await until(
             lambda: grown("columba_closes_total{reason=too_slow}"), "the slow one is closed"
         )
@@ -119,6 +119,5 @@ async def _stats(service: Service, edge: int) -> dict[str, float]:
                 return found
         return None
 
-    found = await until(ask, f"edge {edge} tells its numbers")
-    assert found is not None
+    found: dict[str, float] = await until(ask, f"edge {edge} tells its numbers")
     return found

@@ -6,14 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from gateway import datadir
 from protocol.codes import CloseCode
 from tests.e2e.listeners import listening
-from tests.e2e.processes import of_run, send
+from tests.e2e.processes import lives, of_run, send
 from tests.e2e.raw_device import RawDevice
 from tests.e2e.service import Service, command, environment, serving
 from tests.e2e.tenants import Tenant
 from tests.e2e.waiting import until
+
+PROCESSES = 7
+"""Supervisor, store, dispatch node, API, zygote and two edges."""
 
 
 def demo(service: Service) -> Tenant:
@@ -21,9 +23,11 @@ def demo(service: Service) -> Tenant:
     return Tenant(service.api, ready["app"], ready["access_key"], ready["api_key"])
 
 
-async def test_a_graceful_stop_and_a_second_start(data_dir: Path, tmp_path: Path) -> None:
-    """Devices are told to go, every process ends, the exit code is 0. The next run on the same data
-    knows devices, keys and pushes, and hands out what waited."""
+async def test_three_runs_on_one_data_directory(data_dir: Path, tmp_path: Path) -> None:
+    """The first is stopped gracefully: devices are told to go, every process ends, the exit code is
+    0. The second knows devices, keys and pushes, and hands out what waited; its supervisor is
+    killed, and nothing outlives it. The third waits for the last process of the second, and devices
+    come back by themselves."""
     with serving(data_dir) as service:
         tenant = demo(service)
         async with (
@@ -36,8 +40,7 @@ async def test_a_graceful_stop_and_a_second_start(data_dir: Path, tmp_path: Path
             counts = await tenant.reaches(done, targeted=1, received=1, displayed=1)
             waiting = await tenant.push(raw.device_id)
             assert (await raw.message()).push_id == waiting
-            processes = service.processes()
-            assert len(processes) == 7
+            assert len(service.processes()) == PROCESSES
             service.process.send_signal(signal.SIGTERM)
             goaway = await raw.goaway()
             assert goaway.code == CloseCode.GOING_AWAY and goaway.retry_after_ms > 0
@@ -47,11 +50,11 @@ async def test_a_graceful_stop_and_a_second_start(data_dir: Path, tmp_path: Path
             assert not service.processes()
             with pytest.raises(OSError):
                 await service.get("/healthz")
-        keys, device = demo(service)[1:], listener.id
+        device = listener.id
 
     with serving(data_dir) as service:
+        assert demo(service)[1:] == tenant[1:]
         tenant = demo(service)
-        assert tenant[1:] == keys
         assert await tenant.counts(done) == counts
         await tenant.reaches(waiting, targeted=1, pending=1)
         assert (await tenant.seen(raw.device_id, online=False))["pending"] == 1
@@ -64,6 +67,22 @@ async def test_a_graceful_stop_and_a_second_start(data_dir: Path, tmp_path: Path
             assert (await again.message()).push_id == waiting
             new = await tenant.push(listener.id)
             await listener.gets(new)
+
+            second = service.processes()
+            assert len(second) == PROCESSES
+            send(service.process.pid, signal.SIGKILL)
+            service.process.wait()
+            await again.ended()
+            api = service.api.removeprefix("http://")
+            listen = ["--device-listen", service.devices, "--api-listen", api]
+            with serving(data_dir, {}, *listen) as third:
+                assert not any(lives(pid) for pid in second)
+                assert len(third.processes()) == PROCESSES
+                assert not service.log.events("killed"), "edges end by themselves as well"
+                push = await tenant.push(listener.id)
+                await listener.gets(new, push)
+                assert listener.device.stats.connects == 2
+                await tenant.reaches(new, targeted=1, received=1, displayed=1)
 
 
 async def test_a_start_that_cannot_be_is_one_line(service: Service, data_dir: Path) -> None:
@@ -89,24 +108,3 @@ async def test_a_start_that_cannot_be_is_one_line(service: Service, data_dir: Pa
         assert '"level": "error"' not in ended.stderr
         assert not of_run("busy", data_dir)
     assert (await service.get("/readyz")).status == 200
-
-
-async def test_nothing_outlives_a_killed_supervisor(data_dir: Path, tmp_path: Path) -> None:
-    """The store ends with it. A start right afterwards waits for the last process of the old run,
-    and devices that were connected come back by themselves."""
-    with serving(data_dir) as service:
-        listen = ["--device-listen", service.devices, "--api-listen", service.api[len("http://") :]]
-        tenant = demo(service)
-        async with listening(tenant, service.devices, tmp_path / "device") as listener:
-            first = await tenant.push(listener.id)
-            await listener.gets(first)
-            old = service.processes()
-            send(service.process.pid, signal.SIGKILL)
-            service.process.wait()
-            with serving(data_dir, {}, *listen) as second:
-                assert not set(old) & set(second.processes())
-                assert not any(datadir.process_start(pid) for pid in old)
-                push = await tenant.push(listener.id)
-                await listener.gets(first, push)
-                assert listener.device.stats.connects == 2
-                await tenant.reaches(first, targeted=1, received=1, displayed=1)

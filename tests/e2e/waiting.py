@@ -3,20 +3,14 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
-
-T = TypeVar("T")
+from typing import Any, Final
 
 PATIENCE_S: Final = 15.0
 """For anything that takes the service a second or two: machines that run tests are busy ones."""
 _LOOK_S: Final = 0.02
 
 
-async def until(
-    look: Callable[[], T | Awaitable[T]],
-    what: str,
-    wait_s: float = PATIENCE_S,
-) -> T:
+async def until(look: Callable[[], Any], what: str, wait_s: float = PATIENCE_S) -> Any:
     """What `look` gives as soon as that is true; it may be a coroutine function."""
     deadline_s = time.monotonic() + wait_s
     while True:

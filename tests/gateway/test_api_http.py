@@ -10,7 +10,12 @@ from typing import Any
 
 import pytest
 
+from gateway import audience
+from gateway.api import push_route
 from gateway.api.errors import MEANINGS, Errno
+from gateway.api.intake import WAITING_BYTES
+from gateway.api.nodes import COUNTED, STATES
+from gateway.api.service import BODY_BYTES
 from gateway.metrics import encode_stats
 from gateway.rpc import Method, RpcClient, RpcError, RpcServer
 from gateway.store.apps import Apps
@@ -399,6 +404,52 @@ def test_ids_that_are_none(scene: Scene, path: str) -> None:
 # The service about itself.
 
 
+# Bodies that are being read.
+
+
+def half_sent(scene: Scene, body: bytes) -> socket.socket:
+    """A push of which half the body has been sent."""
+    url = urllib.parse.urlsplit(scene.stage.address)
+    caller = socket.create_connection((url.hostname or "", url.port or 0), timeout=10)
+    head = (
+        f"POST /v1/apps/shop/pushes HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {scene.key}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    caller.sendall(head.encode() + body[: len(body) // 2])
+    return caller
+
+
+def test_bodies_being_read_are_bounded(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    bodies = scene.stage.service.bodies
+    monkeypatch.setattr(bodies, "limit", 100_000)
+    raw = json.dumps(good(data={"a": "b" * 60_000})).encode()
+    callers = [half_sent(scene, raw) for _ in range(3)]
+    eventually(lambda: bodies.used == 3 * (len(raw) // 2))
+    error = error_of(scene.push(raw))
+    assert error["errno"] == Errno.BUSY
+    callers[0].sendall(raw[len(raw) // 2 :])  # together over the limit: this one is refused as well
+    assert callers[0].recv(100).startswith(b"HTTP/1.1 503")
+    eventually(lambda: bodies.used == 2 * (len(raw) // 2))
+    callers[1].close()
+    eventually(lambda: bodies.used == len(raw) // 2)
+    callers[2].sendall(raw[len(raw) // 2 :])
+    assert callers[2].recv(100).startswith(b"HTTP/1.1 202")
+    assert bodies.used == 0
+    for caller in callers:
+        caller.close()
+
+
+def test_a_body_that_takes_too_long_gives_its_room_back(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(push_route, "BODY_S", 0.2)
+    raw = json.dumps(good()).encode()
+    with half_sent(scene, raw) as caller:
+        answer = caller.recv(1000)
+        assert answer.startswith(b"HTTP/1.1 408") and b"40801" in answer
+    assert scene.stage.service.bodies.used == 0
+
+
 def test_health_and_version(scene: Scene) -> None:
     assert scene.stage.get("/healthz")[::2] == (200, {"status": "ok"})
     assert scene.stage.get("/readyz")[::2] == (200, {"status": "ready"})
@@ -420,6 +471,14 @@ def test_status_tells_numbers_of_all_processes(scene: Scene) -> None:
     assert "sock" not in json.dumps(answer), "no addresses"
 
 
+def test_what_is_counted_is_called_the_same_everywhere(scene: Scene) -> None:
+    assert set(COUNTED) == set(audience.STATES) and len(COUNTED) == 12
+    assert COUNTED[0] == "targeted" and not {"targeted", "clicked"} & set(STATES)
+    document = scene.get("/openapi.json")[2]
+    counts = document["components"]["schemas"]["PushState"]["properties"]["counts"]
+    assert tuple(counts["properties"]) == tuple(counts["required"]) == COUNTED
+
+
 def test_metrics(scene: Scene) -> None:
     scene.push(good())
 
@@ -435,6 +494,10 @@ def test_metrics(scene: Scene) -> None:
         'columba_process_answered{process="api:1"} 1.0',
         'columba_process_answered{process="node:1"} 1.0',
         'columba_queue_limit{process="api:1",queue="pushes"} 20000.0',
+        f'columba_queue_limit{{process="api:1",queue="push_bytes"}} {float(WAITING_BYTES)}',
+        f'columba_queue_limit{{process="api:1",queue="body_bytes"}} {float(BODY_BYTES)}',
+        'columba_queue_items{process="api:1",queue="push_bytes"} 0.0',
+        'columba_queue_items{process="api:1",queue="body_bytes"} 0.0',
     }
     eventually(lambda: wanted <= lines(), 3.0)
     names = [line.split()[2] for line in lines() if line.startswith("# TYPE")]

@@ -4,21 +4,31 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gateway.api import intake as intake_module
 from gateway.api import seat as seat_module
-from gateway.api.intake import Busy, IdempotencyConflict, Intake, Unavailable
-from gateway.api.order import Order
+from gateway.api.intake import WAITING_BYTES, Busy, IdempotencyConflict, Intake, Unavailable
+from gateway.api.order import Order, size_of
 from gateway.api.seat import Seat
 from gateway.config import Api
+from gateway.dispatch.fanouts import complete_overdue
 from gateway.store import keys
 from gateway.store.apps import App
 from gateway.store.client import Store
 from gateway.store.clock import StoreClock
-from gateway.store.log import Pace
-from gateway.store.pushes import contents, overdue_fanouts, read_record
+from gateway.store.errors import ProducerFull, StoreError
+from gateway.store.log import Pace, Producer
+from gateway.store.pushes import (
+    PushPart,
+    PushRecord,
+    accept,
+    contents,
+    overdue_fanouts,
+    read_record,
+)
 from protocol.ids import device_id, push_place
 from tests.gateway.api_stage import (
     PARTITIONS,
@@ -51,12 +61,16 @@ def no_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 class Desk:
     """One intake with its own connection and lease."""
 
-    def __init__(self, store: Store, partitions: int, limits: Api, lease_s: float) -> None:
+    def __init__(
+        self, store: Store, partitions: int, limits: Api, lease_s: float, waiting_bytes: int
+    ) -> None:
         self.store = store
         clock = StoreClock()
         pace = Pace(quiet_s=0.0, busy_s=0.0, waiting=limits.queue_max)
         self.seat = Seat(store, clock, lease_s=lease_s, pace=pace, info={})
-        self.intake = Intake(store, self.seat, clock, limits, partitions)
+        self.intake = Intake(
+            store, self.seat, clock, limits, partitions, waiting_bytes=waiting_bytes
+        )
         self.keeping = asyncio.create_task(self.seat.keep())
 
     async def close(self) -> None:
@@ -69,9 +83,15 @@ class Desk:
 
 @contextlib.asynccontextmanager
 async def desk(
-    url: str, *, partitions: int = PARTITIONS, queue_max: int = 1000, lease_s: float = 5.0
+    url: str,
+    *,
+    partitions: int = PARTITIONS,
+    queue_max: int = 1000,
+    lease_s: float = 5.0,
+    waiting_bytes: int = WAITING_BYTES,
 ) -> AsyncIterator[Desk]:
-    opened = Desk(await Store.connect(url), partitions, Api(queue_max=queue_max), lease_s)
+    limits = Api(queue_max=queue_max)
+    opened = Desk(await Store.connect(url), partitions, limits, lease_s, waiting_bytes)
     await opened.seat.taken()
     try:
         yield opened
@@ -321,10 +341,10 @@ async def test_a_frozen_store_is_unavailable_and_what_waits_comes_later_once(
         with server.frozen():
             with pytest.raises(Unavailable) as caught:
                 await one.intake.push(to([device_id(1, 1)]))
-            assert one.intake.bytes_waiting > 0
+            assert one.intake.waiting.used > 0
             with pytest.raises(Unavailable):
                 await one.intake.push(ALL)
-        await soon(lambda: one.intake.bytes_waiting == 0)
+        await soon(lambda: one.intake.waiting.used == 0)
         accepted = await one.intake.push(to([device_id(1, 1)]))
     ids = [push.push_id for push in await pushes_in(store, 1) if not push.everybody]
     assert ids == [caught.value.push_id, accepted.push_id]
@@ -351,19 +371,154 @@ async def test_a_full_queue_is_busy(server: StoreServer, store: Store) -> None:
     assert ids == [a.push_id for a in (*answers, last)]
 
 
-async def test_bytes_are_bounded_too(
-    server: StoreServer, store: Store, monkeypatch: pytest.MonkeyPatch
+LARGE = b"\x12" * 20_000
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        to([device_id(0, 0)], content=LARGE),
+        to([device_id(0, 0)], content=LARGE, idempotency_key="k", body_digest="a" * 64),
+        to([device_id(0, 0), device_id(1, 0)], content=LARGE),
+        ALL._replace(content=LARGE),
+    ],
+    ids=["append", "key", "list", "all"],
+)
+async def test_bytes_that_wait_are_bounded_whichever_way_they_take(
+    server: StoreServer, store: Store, order: Order
 ) -> None:
-    monkeypatch.setattr(intake_module, "WAITING_BYTES", 1000)
-    async with desk(server.url) as one:
+    limit = 3 * size_of(order, PARTITIONS)
+    async with desk(server.url, waiting_bytes=limit) as one:
         with server.frozen():
-            large = to([device_id(0, 0)], content=b"\x12" * 1000)
-            waiting = asyncio.create_task(one.intake.push(large))
+            calls = [
+                asyncio.create_task(
+                    one.intake.push(
+                        order._replace(idempotency_key=order.idempotency_key and f"k{n}")
+                    )
+                )
+                for n in range(20)
+            ]
+            await asyncio.sleep(0.05)
+            refused = [call for call in calls if call.done()]
+            assert len(refused) == 17, "at once, not after waiting"
+            assert all(isinstance(call.exception(), Busy) for call in refused)
+            assert one.intake.waiting.used == limit
+            if not order.everybody:
+                with pytest.raises(Busy):
+                    await one.intake.check(order)
+        answers = await asyncio.gather(*(call for call in calls if call not in refused))
+        await one.intake.drain(5)
+        assert len({answer.push_id for answer in answers}) == 3
+        assert one.intake.waiting.used == 0
+    assert one.intake.results.value("refused") == 17
+
+
+async def test_what_the_caller_keeps_is_counted_with_the_order(
+    server: StoreServer, store: Store
+) -> None:
+    async with desk(server.url, waiting_bytes=10_000) as one:
+        with server.frozen():
+            first = asyncio.create_task(one.intake.push(to([device_id(0, 0)]), 9_000))
             await asyncio.sleep(0)
             with pytest.raises(Busy):
-                await one.intake.push(to([device_id(0, 0)]))
-        await waiting
-        assert one.intake.bytes_waiting == 0
+                await one.intake.push(to([device_id(0, 0)]), 9_000)
+        await first
+        assert one.intake.waiting.used == 0
+
+
+async def test_what_alone_is_over_the_limit_is_taken_alone(
+    server: StoreServer, store: Store
+) -> None:
+    async with desk(server.url, waiting_bytes=1) as one:
+        await one.intake.push(keyed(ALL))
+        await one.intake.push(to([device_id(0, 0)]))
+        assert one.intake.waiting.used == 0
+
+
+async def test_a_fan_out_that_outlasts_its_answer_still_counts(
+    server: StoreServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake_module, "FANOUT_S", 0.05)
+    accept = intake_module.accept
+
+    async def accept_and_freeze(*args: Any) -> Any:
+        done = await accept(*args)
+        frozen.enter_context(server.frozen())
+        return done
+
+    monkeypatch.setattr(intake_module, "accept", accept_and_freeze)
+    async with desk(server.url) as one:
+        with contextlib.ExitStack() as frozen:
+            await one.intake.push(ALL)
+            assert one.intake.waiting.used == size_of(ALL, PARTITIONS)
+        await one.intake.drain(5)
+        assert one.intake.waiting.used == 0
+
+
+# What a dispatch node completes.
+
+
+async def test_a_dispatch_node_writes_what_intake_would_have_written(
+    server: StoreServer, store: Store
+) -> None:
+    record = PushRecord(5, APP.number, 60, True, b"\x12\x00", dict.fromkeys(range(PARTITIONS), b""))
+    async with desk(server.url) as one:
+        await fence_off(store, one.seat.number)
+        accepted = [await one.intake.push(ALL)]
+        await soon(lambda: one.seat.taken_total == 2)
+        producer = (await one.seat.taken()).producer
+        home = push_place(accepted[0].push_id).partition
+        for n in range(20):
+            await accept(store, home, record._replace(push_id=record.push_id + n), None)
+        assert await complete_overdue(store, producer, home, FAR_MS) == 21
+        assert await overdue_fanouts(store, home, FAR_MS) == []
+    await all_alike(store, {accepted[0].push_id, *range(5, 25)})
+    found = await read_record(store, home, accepted[0].push_id)
+    assert found is not None and not found[0].targets
+
+
+async def all_alike(store: Store, push_ids: set[int]) -> None:
+    logs = await all_pushes(store)
+    for pushes in logs.values():
+        assert {push.push_id for push in pushes} == push_ids
+        assert all(push.everybody and push.accepted_ms and not push.content for push in pushes)
+
+
+async def test_no_partition_of_a_fan_out_waits_for_another(
+    server: StoreServer, store: Store
+) -> None:
+    sent: set[int] = set()
+    everywhere = asyncio.Event()
+
+    async def send(p: int, _: int, items: Sequence[PushPart]) -> list[bytes]:
+        sent.add(p)
+        if len(sent) == PARTITIONS:
+            everywhere.set()
+        await everywhere.wait()
+        return [b""] * len(items)
+
+    targets = dict.fromkeys(range(PARTITIONS), b"")
+    await accept(store, 2, PushRecord(5, APP.number, 60, True, b"c", targets), None)
+    async with asyncio.timeout(5):
+        assert await complete_overdue(store, Producer(send, Pace(), store), 2, FAR_MS) == 1
+
+
+@pytest.mark.parametrize("room", [2, PARTITIONS])
+async def test_partitions_that_were_reached_are_noted_though_another_failed(
+    server: StoreServer, store: Store, room: int
+) -> None:
+    async def send(p: int, _: int, items: Sequence[PushPart]) -> list[bytes]:
+        if p == 3:
+            raise StoreError("this one cannot")
+        return [b""] * len(items)
+
+    targets = dict.fromkeys(range(PARTITIONS), b"")
+    await accept(store, 2, PushRecord(5, APP.number, 60, True, b"c", targets), None)
+    producer = Producer(send, Pace(waiting=room), store)
+    with pytest.raises(ProducerFull if room == 2 else StoreError):
+        await complete_overdue(store, producer, 2, FAR_MS)
+    found = await read_record(store, 2, 5)
+    assert found is not None and set(found[0].targets) == set(range(min(room, 3), PARTITIONS))
 
 
 # Leases.

@@ -8,16 +8,19 @@ from hypothesis import strategies as st
 
 from gateway.api.order import (
     Accepted,
+    Order,
     decode_answer,
     devices_of,
     digest_of,
     encode_answer,
     home_of,
     known_targets,
-    push_record,
+    size_of,
     split,
     without,
 )
+from gateway.store.apps import App
+from gateway.store.pushes import encode_push
 from protocol.ids import device_id
 from protocol.schema import log_pb2
 
@@ -69,7 +72,7 @@ def test_targets_after_the_look_up(unknown: dict[int, bytes], left: dict[int, by
 def test_the_record_built_by_hand_is_the_schema_s(
     push_id: int, app: int, ttl_s: int, everybody: bool, accepted_ms: int, home: int
 ) -> None:
-    by_hand = push_record(
+    by_hand = encode_push(
         push_id, app, ttl_s, everybody=everybody, accepted_ms=accepted_ms, home=home
     )
     assert log_pb2.Push.FromString(by_hand) == log_pb2.Push(
@@ -80,6 +83,15 @@ def test_the_record_built_by_hand_is_the_schema_s(
         accepted_ms=accepted_ms,
         home=home,
     )
+
+
+def test_the_size_of_an_order_grows_with_all_it_holds() -> None:
+    app = App("shop", 7, "access", ())
+    one = size_of(Order(app, False, [1], b"c" * 100, 60), 16)
+    assert one > 100
+    assert size_of(Order(app, False, [1], b"c" * 60_000, 60), 16) == one + 59_900
+    assert size_of(Order(app, False, range(10_000), b"c", 60), 16) > 10_000 * 48
+    assert size_of(Order(app, True, (), b"c", 60), 1024) > 1024 * 100
 
 
 def digest(**changed: object) -> str:

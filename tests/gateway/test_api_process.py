@@ -136,7 +136,7 @@ def test_stopping_fails_readiness_first_and_finishes_what_was_begun(
         caller = threading.Thread(target=lambda: late.append(push(stage, key)[0]))
         caller.start()
         intake = stage.service.backend.intake  # type: ignore[union-attr]
-        eventually(lambda: intake.bytes_waiting > 0)
+        eventually(lambda: intake.waiting.used > 0)
         eventually(lambda: answers(stage, "/healthz") == 0)  # the listener is closed
     caller.join(10)
     assert late == [202]

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +34,17 @@ def pytest_asyncio_loop_factories(
     return factories
 
 
+NOT_DURABLE = ("--save", "", "--appendonly", "no", "--logfile", "/dev/null")
+Hold = Callable[[bool], Awaitable[None]]
+
+
 @pytest.fixture(scope="session")
 def store_url() -> Iterator[str]:
     """A server of this test run. Nothing is synced to disk here: these tests never restart it."""
     folder = tempfile.mkdtemp(prefix="columba-edge-")
     path = f"{folder}/s"
     process = subprocess.Popen(
-        [str(find_server()), "--port", "0", "--unixsocket", path, "--dir", folder]
-        + ["--save", "", "--appendonly", "no", "--logfile", f"{folder}/log"]
+        [str(find_server()), "--port", "0", "--unixsocket", path, "--dir", folder, *NOT_DURABLE]
     )
     try:
         _wait_for(path, time.monotonic() + 10)
@@ -70,11 +73,23 @@ def _wait_for(path: str, deadline: float) -> None:
 async def store(store_url: str) -> AsyncIterator[Store]:
     """A connection to the store, which is empty."""
     store = await Store.connect(store_url)
-    await store.call("CLIENT", "UNPAUSE")
     await store.call("FLUSHALL")
     yield store
-    await store.call("CLIENT", "UNPAUSE")
     await store.close()
+
+
+@pytest.fixture
+async def hold(store: Store) -> AsyncIterator[Hold]:
+    """`await hold(True)`: calls that may write wait in the store until `await hold(False)`; reads
+    are answered."""
+    control = await store.another()
+
+    async def hold(on: bool) -> None:
+        await control.call("CLIENT", *(("PAUSE", 60_000, "WRITE") if on else ("UNPAUSE",)))
+
+    yield hold
+    await hold(False)
+    await control.close()
 
 
 @pytest.fixture

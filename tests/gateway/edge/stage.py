@@ -20,14 +20,17 @@ from gateway.edge.uplink import Report
 from gateway.metrics import decode_stats
 from gateway.rpc import Method, RpcClient
 from gateway.secretfiles import Secrets
+from gateway.store import keys, ownership
 from gateway.store.apps import App, NewApp
+from gateway.store.client import Store
 from gateway.store.errors import StoreError
+from gateway.store.leases import Identity
 from gateway.store.sessions import Answer, Status, Up
 from gateway.tokens import Sealer, Token
 from protocol import frames
 from protocol.codes import MAX_BODY_DOWN, Kind
 from protocol.credentials import registration_proof
-from protocol.schema import device_pb2, rpc_pb2
+from protocol.schema import device_pb2, log_pb2, rpc_pb2
 
 PATIENCE_S = 10.0
 """For what must happen; a test that waits longer has failed."""
@@ -257,6 +260,29 @@ def kinds(data: bytes) -> list[Kind]:
     return [Kind(kind) for kind, _ in cut]
 
 
+# The real store.
+
+
+async def fence_off(store: Store, edge: Identity, p: int = 0) -> None:
+    """As the owner of a partition does it with an edge whose lease has run out."""
+    fence = await ownership.take_fence(store, p, 1, 1)
+    record = log_pb2.Record(edges_down=[log_pb2.EdgeDown(edge=edge.number, start=edge.start)])
+    await ownership.declare_edge_down(
+        store,
+        p,
+        fence=fence,
+        edge=edge.number,
+        start=edge.start,
+        record=record.SerializeToString(),
+    )
+
+
+async def records(store: Store, p: int = 0) -> list[log_pb2.Record]:
+    """Everything in the log of a partition."""
+    entries = await store.call("XRANGE", keys.log(p), "-", "+")
+    return [log_pb2.Record.FromString(fields[1]) for _, fields in entries]
+
+
 # A running edge.
 
 
@@ -322,6 +348,12 @@ class Device:
     async def ping(self) -> None:
         self.send(frames.PING)
         await self.expect(Kind.PONG)
+
+    def pause_reading(self) -> None:
+        self._writer.transport.pause_reading()  # type: ignore[attr-defined]
+
+    def has_ended(self) -> bool:
+        return self._reader.at_eof() or bool(self._reader._eof)  # type: ignore[attr-defined]
 
     def stop_sending(self) -> None:
         self._writer.write_eof()
@@ -430,5 +462,3 @@ def reset(sock: socket.socket) -> None:
     """Close with RST instead of FIN."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
-
-

@@ -428,9 +428,10 @@ def test_a_silent_session_ends_and_any_frame_is_life() -> None:
         up(0xF0),
     ]
     timeout = server_timeout_s(210)
-    for n, sign in enumerate(signs):
+    for n in range(len(signs)):
         stage.open(10 + n, device=10 + n)
-        stage.sessions.on_clock(0.0, 100.0)
+    stage.sessions.on_clock(0.0, 100.0)
+    for n, sign in enumerate(signs):
         stage.feed(10 + n, sign)
     stage.open(30, device=30)
     silent = stage.open(31, device=31)

@@ -39,7 +39,9 @@ place = st.integers(0, len(HELLO + REST))
 damages: st.SearchStrategy[Damage] = st.one_of(
     st.builds(lambda at, b: lambda d: d[:at] + b + d[at:], place, st.binary(max_size=8)),
     st.builds(lambda at, n: lambda d: d[:at] + d[at + n :], place, st.integers(1, 40)),
-    st.builds(lambda at, b: lambda d: d[:at] + bytes((b,)) + d[at + 1 :], place, st.integers(0, 255)),
+    st.builds(
+        lambda at, b: lambda d: d[:at] + bytes((b,)) + d[at + 1 :], place, st.integers(0, 255)
+    ),
     st.builds(lambda at, n: lambda d: d[: at + n] + d[at:], place, st.integers(1, 80)),
     st.builds(
         lambda at, kind, n: lambda d: d[:at] + bytes((kind,)) + varint(n) + d[at:],
@@ -115,7 +117,7 @@ def check(stage: Stage, before: object, answered: int) -> None:
     assert kinds(stage.take(FD)) == [Kind.WELCOME]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.lists(damages, max_size=4), cuts, st.integers(0, 4))
 @example([], [len(HELLO)], 0)
 def test_a_damaged_conversation(done: list[Damage], at: list[int], answered_after: int) -> None:
@@ -128,7 +130,7 @@ def test_a_damaged_conversation(done: list[Damage], at: list[int], answered_afte
     check(stage, before, feed(stage, data, at, answered_after))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.lists(damages, max_size=3), cuts)
 def test_a_session_that_goes_wrong(done: list[Damage], at: list[int]) -> None:
     data = REST
@@ -142,7 +144,7 @@ def test_a_session_that_goes_wrong(done: list[Damage], at: list[int]) -> None:
     check(stage, before, 1 + feed(stage, data, at, 0))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.lists(st.sampled_from(FRAMES), max_size=8), cuts, st.integers(0, 4))
 def test_good_frames_in_any_order(frames: list[bytes], at: list[int], answered_after: int) -> None:
     data = b"".join(frames)
@@ -152,7 +154,7 @@ def test_good_frames_in_any_order(frames: list[bytes], at: list[int], answered_a
     check(stage, before, feed(stage, data, at, answered_after))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.integers(1, 12), st.binary(max_size=200))
 def test_any_body_in_a_good_frame(kind: int, body: bytes) -> None:
     stage = stage_with_neighbours()

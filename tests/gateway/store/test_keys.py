@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway.config import Config
+from gateway.config import Store as StoreConfig
 from gateway.store import apps, deployment, keys, leases, ownership, pushes, scripts
 from gateway.store.client import Store
 from gateway.store.clock import StoreClock
@@ -12,8 +14,6 @@ from gateway.store.leases import Identity, Lease
 from gateway.store.log import Pace
 from gateway.store.scripts import script
 from gateway.store.snapshots import Snapshots
-from gateway.config import Config
-from gateway.config import Store as StoreConfig
 from tests.gateway.store.sessions_desk import SessionsDesk, registration
 from tests.gateway.store.test_pushes import claim, part, record
 
@@ -40,15 +40,14 @@ async def live_through_everything(store: Store) -> None:
     api = pushes.push_producer(store, Identity("api", 1, 2), Pace(quiet_s=0))
     await api.submit(0, part(1, 0))
     await pushes.accept(store, 3, record(7), claim(7))
-    fence = await ownership.take_fence(store, 0, 1, 1)
+    snapshots = Snapshots(store, 0, await ownership.take_fence(store, 0, 1, 1))
     for position in ("1-0", "2-0", "3-0"):
-        await Snapshots(store, 0, fence).load()
-        snapshots = Snapshots(store, 0, fence)
-        await snapshots.load()
         await snapshots.write(position, [("a", position.encode())], [])
     await store.call("SET", keys.manifest(0), b"damaged")
-    await Snapshots(store, 0, fence).load()
-    await Snapshots(store, 0, fence).write("4-0", [], [])
+    fence = await ownership.take_fence(store, 0, 1, 1)
+    heir = Snapshots(store, 0, fence)
+    await heir.load()
+    await heir.write("4-0", [], [])
     await edge.end()
     await ownership.declare_edge_down(
         store, 0, fence=fence, edge=1, start=edge.identity.start, record=b""
@@ -97,5 +96,9 @@ def test_a_script_names_the_keys_it_touches_and_touches_no_others(name: str) -> 
 
 def test_u64_values_stay_strings_in_lua() -> None:
     """Push ids have 64 bits, Lua's numbers 53."""
-    for name, parameter in (("push", r"ARGV\[at\]"), ("accept", r"ARGV\[1\]"), ("fanout_done", r"ARGV\[1\]")):
+    for name, parameter in (
+        ("push", r"ARGV\[at\]"),
+        ("accept", r"ARGV\[1\]"),
+        ("fanout_done", r"ARGV\[1\]"),
+    ):
         assert not re.search(rf"tonumber\({parameter}\)", script(name).source.decode())

@@ -14,9 +14,7 @@ from gateway.store.leases import Identity, Lease, LeaseLost, Role, Roster
 from tests.gateway.store.valkey import Valkey, until
 
 
-async def take(
-    store: Store, role: Role = "edge", lease_s: float = 60.0, **info: Any
-) -> Lease:
+async def take(store: Store, role: Role = "edge", lease_s: float = 60.0, **info: Any) -> Lease:
     return await Lease.take(store, StoreClock(), role, lease_s, info)
 
 
@@ -47,9 +45,7 @@ async def test_the_lowest_free_number_is_leased_to_a_start_that_no_other_has(sto
     assert starts == sorted(set(starts))
 
 
-async def test_no_number_is_refused_in_words(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_no_number_is_refused_in_words(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(leases.HIGHEST, "edge", 1)
     await take(store)
     with pytest.raises(StoreError, match="no number is free"):

@@ -191,7 +191,11 @@ async def test_gathering_grows_under_load_and_shrinks_when_quiet(store: Store) -
 async def test_a_fenced_producer_keeps_what_it_has_not_sent_for_the_next_incarnation(
     store: Store,
 ) -> None:
+    calls = 0
+
     async def send(_p: int, _seq: int, _items: Sequence[int]) -> list[int]:
+        nonlocal calls
+        calls += 1
         raise Fenced("FENCED")
 
     producer = Producer(send, Pace(quiet_s=0, items=2), store)
@@ -201,6 +205,7 @@ async def test_a_fenced_producer_keeps_what_it_has_not_sent_for_the_next_incarna
     for _ in range(20):  # time enough for it to go on, which it must not
         await asyncio.sleep(0.001)
     assert [item for _, item in producer.leftovers()] == [0, 1, 2, 3, 4]
+    assert calls == 1
     with pytest.raises(Fenced):
         await producer.submit(0, 6)
     await asyncio.wait_for(producer.drain(), 1)
@@ -271,9 +276,7 @@ async def snapshots_that_trim(store: Store, upto: str) -> None:
 async def test_a_reader_behind_the_trim_hears_of_it_though_the_store_says_nothing(
     store: Store,
 ) -> None:
-    positions = [
-        (await store.call("XADD", keys.log(0), "*", "r", n)).decode() for n in range(10)
-    ]
+    positions = [(await store.call("XADD", keys.log(0), "*", "r", n)).decode() for n in range(10)]
     await snapshots_that_trim(store, positions[5])
 
     silent = await store.call("XREAD", "STREAMS", keys.log(0), positions[2])

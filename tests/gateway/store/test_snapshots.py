@@ -1,7 +1,9 @@
 """Snapshots: small chunks, only what changed, manifest last, a fallback that the log reaches."""
 
 import json
+import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -22,9 +24,7 @@ async def chunk_names(store: Store) -> set[str]:
 
 
 async def fill_log(store: Store, count: int) -> list[str]:
-    return [
-        (await store.call("XADD", keys.log(0), "*", "r", n)).decode() for n in range(count)
-    ]
+    return [(await store.call("XADD", keys.log(0), "*", "r", n)).decode() for n in range(count)]
 
 
 class Crash(Exception):
@@ -55,14 +55,28 @@ async def test_no_value_is_larger_than_a_chunk(store: Store, size: int) -> None:
     assert loaded is not None and loaded.pieces["big"] == blob[:size]
 
 
-async def test_only_what_changed_is_written_again(store: Store) -> None:
+async def test_only_what_changed_since_the_last_but_one_is_written_again(store: Store) -> None:
     snapshots = await owner(store)
     await snapshots.write("1-0", [("a", b"a1"), ("b", b"b1"), ("c", b"c1")], [])
-    first = await chunk_names(store)
-    await snapshots.write("2-0", [("b", b"b2")], ["c"])
-    (new,) = await chunk_names(store) - first
+    await snapshots.write("2-0", [("a", b"a1"), ("b", b"b2")], ["c"], complete=True)
+    before = await chunk_names(store)
+    await snapshots.write("3-0", [("b", b"b3")], ["c"])
+    (new,) = await chunk_names(store) - before
     assert new.startswith("b#0@")
-    assert await (await owner(store)).load() == Snapshot("2-0", {"a": b"a1", "b": b"b2"})
+    assert await (await owner(store)).load() == Snapshot("3-0", {"a": b"a1", "b": b"b3"})
+
+
+async def test_a_snapshot_shares_no_chunk_with_its_fallback(store: Store) -> None:
+    snapshots = await owner(store)
+    for n in range(1, 7):
+        changed = [("a", b"a"), ("b", b"b")] if n < 3 else [("b", b"%d" % n)]
+        await snapshots.write(f"{n}-0", changed, [])
+        newest, fallback = [
+            {stored[0] for stored in (await read_manifest(store, key))["pieces"].values()}
+            for key in (keys.manifest(0), keys.previous_manifest(0))
+        ]
+        assert len(newest) == 2
+        assert not newest & fallback
 
 
 async def test_chunks_that_no_snapshot_needs_are_dropped_those_of_the_fallback_are_kept(
@@ -70,7 +84,8 @@ async def test_chunks_that_no_snapshot_needs_are_dropped_those_of_the_fallback_a
 ) -> None:
     snapshots = await owner(store)
     for n in range(1, 6):
-        await snapshots.write(f"{n}-0", [("a", b"%d" % n), (f"only/{n}", b"x")], [f"only/{n - 1}"])
+        changed = [("a", b"%d" % n), (f"only/{n}", b"x")]
+        await snapshots.write(f"{n}-0", changed, [f"only/{n - 1}", f"only/{n - 2}"])
     values = sorted(await store.call("HVALS", keys.chunks(0)))
     assert values == [b"4", b"5", b"x", b"x"]
 
@@ -128,18 +143,31 @@ async def two_snapshots(store: Store) -> list[str]:
     positions = await fill_log(store, 10)
     snapshots = await owner(store)
     await snapshots.write(positions[3], [("a", b"older"), ("same", b"s")], [])
-    await snapshots.write(positions[6], [("a", b"newer")], [])
+    await snapshots.write(positions[6], [("a", b"newer"), ("same", b"s")], [])
     return positions
 
 
+async def read_manifest(store: Store, key: str) -> dict[str, Any]:
+    raw = await store.call("GET", key)
+    manifest: dict[str, Any] = json.loads(raw[9:]) if raw else {"pieces": {}}
+    return manifest
+
+
 async def damage_chunk(store: Store) -> None:
-    manifest = json.loads(await store.call("GET", keys.manifest(0)))
+    manifest = await read_manifest(store, keys.manifest(0))
     await store.call("HSET", keys.chunks(0), f"a#0@{manifest['pieces']['a'][0]}", b"newEr")
 
 
 async def lose_chunk(store: Store) -> None:
-    manifest = json.loads(await store.call("GET", keys.manifest(0)))
+    manifest = await read_manifest(store, keys.manifest(0))
     await store.call("HDEL", keys.chunks(0), f"a#0@{manifest['pieces']['a'][0]}")
+
+
+async def flip_a_digit(store: Store) -> None:
+    """Good JSON before and after."""
+    raw = await store.call("GET", keys.manifest(0))
+    at = raw.index(b'"position":"') + len(b'"position":"')
+    await store.call("SETRANGE", keys.manifest(0), at, b"9" if raw[at : at + 1] != b"9" else b"8")
 
 
 async def damage_manifest(store: Store) -> None:
@@ -147,12 +175,16 @@ async def damage_manifest(store: Store) -> None:
 
 
 async def newer_format(store: Store) -> None:
-    manifest = json.loads(await store.call("GET", keys.manifest(0)))
-    await store.call("SET", keys.manifest(0), json.dumps(manifest | {"format": 99}))
+    text = json.dumps(await read_manifest(store, keys.manifest(0)) | {"format": 99}).encode()
+    await store.call("SET", keys.manifest(0), b"%08x " % zlib.crc32(text) + text)
 
 
-@pytest.mark.parametrize("harm", [damage_chunk, lose_chunk, damage_manifest, newer_format])
-async def test_an_unreadable_snapshot_is_set_aside_and_costs_a_longer_replay(store: Store, harm) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize(
+    "harm", [damage_chunk, lose_chunk, damage_manifest, flip_a_digit, newer_format]
+)
+async def test_an_unreadable_snapshot_is_set_aside_and_costs_a_longer_replay(
+    store: Store, harm
+) -> None:  # type: ignore[no-untyped-def]
     positions = await two_snapshots(store)
     await harm(store)
     bad = await store.call("GET", keys.manifest(0))
@@ -165,7 +197,7 @@ async def test_an_unreadable_snapshot_is_set_aside_and_costs_a_longer_replay(sto
     assert [row[0].decode() for row in rows] == positions[4:], "the log reaches back to it"
 
     # And it goes on from there.
-    await heir.write(positions[8], [("a", b"newest")], [])
+    await heir.write(positions[8], [("a", b"newest"), ("same", b"s")], [], complete=True)
     assert await (await owner(store)).load() == Snapshot(
         positions[8], {"a": b"newest", "same": b"s"}
     )

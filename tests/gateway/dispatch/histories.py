@@ -1,0 +1,47 @@
+"""Random histories of a partition: any records, in any order, for a few devices, edges and pushes."""
+
+from hypothesis import strategies as st
+
+from gateway.dispatch.campaign import CLICKED, DISMISSED, DISPLAYED, FAILED, RECEIVED
+from tests.gateway.dispatch import records
+
+DEVICES = st.integers(0, 7)
+EDGES = st.integers(1, 3)
+PUSHES = st.integers(1, 6)
+STATES = st.sampled_from([RECEIVED, DISPLAYED, CLICKED, DISMISSED, FAILED])
+TAGS = st.lists(st.sampled_from(["a", "b", "c:d"]), max_size=3, unique=True)
+_SOME = st.lists(DEVICES, max_size=4, unique=True)
+
+# Kinds of records, so that those of one kind can be regrouped.
+RECEIPTS = st.builds(records.receipts, PUSHES, STATES, _SOME)
+PROFILES = st.builds(records.profile, DEVICES, st.integers(1, 5), TAGS)
+FAN_OUTS = st.builds(
+    records.push,
+    PUSHES,
+    _SOME,
+    app=st.integers(1, 2),
+    ttl_s=st.sampled_from([0, 60]),
+    everybody=st.booleans(),
+    accepted_ms=st.just(5_000),
+)
+EDGE_DOWNS = st.builds(records.edge_down, EDGES)
+_SESSIONS = st.builds(records.sessions, EDGES, _SOME, _SOME, st.integers(1, 100))
+_ACCEPTS = st.builds(
+    records.push,
+    PUSHES,
+    st.lists(DEVICES, min_size=1, max_size=2, unique=True),
+    app=st.integers(1, 2),
+    ttl_s=st.sampled_from([0, 60]),
+    content=st.just(b"c"),
+)
+_DUE = st.builds(
+    records.due,
+    st.lists(PUSHES, max_size=2),
+    st.lists(PUSHES, max_size=2),
+    st.lists(PUSHES, max_size=1),
+)
+
+ONE_RECORD = st.one_of(
+    _SESSIONS, _SESSIONS, _ACCEPTS, FAN_OUTS, RECEIPTS, RECEIPTS, PROFILES, EDGE_DOWNS, _DUE
+)
+HISTORIES = st.lists(ONE_RECORD, max_size=40)

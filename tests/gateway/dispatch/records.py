@@ -1,0 +1,117 @@
+"""Log records as the store functions write them, positions, and what a partition knows, comparable."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from gateway.dispatch.campaign import Campaign, Push, Single, Tally
+from gateway.dispatch.partition import Effects, Partition
+from protocol.schema import log_pb2
+
+START_MS = 1_000_000
+
+
+def app_of(index: int) -> int:
+    """The app of a device in these tests: 1 or 2."""
+    return index % 2 + 1
+
+
+def sessions(edge: int, up: Iterable[int] = (), down: Iterable[int] = (), epoch: int = 1) -> bytes:
+    ups = list(up)
+    return log_pb2.Record(
+        sessions=log_pb2.Sessions(
+            edge=edge,
+            up=ups,
+            app=[app_of(i) for i in ups],
+            epoch=range(epoch, epoch + len(ups)),
+            down=down,
+        )
+    ).SerializeToString()
+
+
+def push(  # the fields of a push record
+    push_id: int,
+    indexes: Iterable[int] = (),
+    *,
+    app: int = 1,
+    ttl_s: int = 60,
+    everybody: bool = False,
+    accepted_ms: int = 0,
+    content: bytes = b"",
+) -> bytes:
+    record = log_pb2.Push(
+        push_id=push_id,
+        app=app,
+        ttl_s=ttl_s,
+        everybody=everybody,
+        accepted_ms=accepted_ms,
+        content=content,
+        index=indexes,
+    )
+    return log_pb2.Record(pushes=[record]).SerializeToString()
+
+
+def receipts(push_id: int, state: int, indexes: Iterable[int]) -> bytes:
+    group = log_pb2.Receipts(push_id=push_id, state=state, index=indexes)
+    return log_pb2.Record(receipts=[group]).SerializeToString()
+
+
+def profile(index: int, change: int, tags: Iterable[str]) -> bytes:
+    row = log_pb2.Profile(index=index, change=change, tags=tags)
+    return log_pb2.Record(profiles=[row]).SerializeToString()
+
+
+def edge_down(edge: int, start: int = 1) -> bytes:
+    return log_pb2.Record(edges_down=[log_pb2.EdgeDown(edge=edge, start=start)]).SerializeToString()
+
+
+def due(
+    expired: Iterable[int] = (), shrunk: Iterable[int] = (), forgotten: Iterable[int] = ()
+) -> bytes:
+    return log_pb2.Record(
+        due=log_pb2.Due(expired=expired, shrunk=shrunk, forgotten=forgotten)
+    ).SerializeToString()
+
+
+class Log:
+    """Numbers records and folds them, a millisecond each."""
+
+    def __init__(self, partition: Partition | None = None) -> None:
+        self.partition = partition or Partition(0)
+        self.entries: list[tuple[str, bytes]] = []
+
+    def fold(self, *records: bytes) -> Effects:
+        effects = Effects()
+        for record in records:
+            position = f"{START_MS + len(self.entries)}-0"
+            self.entries.append((position, record))
+            effects = self.partition.fold(position, record)
+        return effects
+
+
+def known(partition: Partition) -> dict[str, Any]:
+    """Everything the partition knows, without what is empty."""
+    return {
+        "position": partition.position,
+        "order": partition.order,
+        "apps": {app: list(d) for app, d in partition.apps.items() if d},
+        "location": {i: edge for i, edge in enumerate(partition.location) if edge},
+        "online": {edge: list(d) for edge, d in partition.online.items() if d},
+        "tags": {name: list(d) for name, d in partition.tags.items() if d},
+        "profiles": dict(partition.profiles),
+        "pushes": {i: _push(p) for i, p in partition.pushes.items()},
+        "campaigns": list(partition.campaigns),
+        "inbox": {i: [p.push_id for p in box] for i, box in partition.inbox.items()},
+        "bytes": partition.estimated_bytes(),
+    }
+
+
+def _push(push: Push) -> tuple[Any, ...]:
+    row = (type(push), push.app, push.ttl_s, push.accepted_ms, push.order)
+    match push:
+        case Single():
+            return (*row, push.index, push.marks)
+        case Campaign():
+            marks = {mark: list(d) for mark, d in push.marks.items() if d}
+            return (*row, push.home, push.in_record, list(push.targeted), marks)
+        case Tally():
+            return (*row, dict(push.counts()))

@@ -1,0 +1,282 @@
+"""Delivers of dispatch nodes, on a table of rows and a recorder for their output."""
+
+import asyncio
+from collections.abc import Iterable
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyroaring import BitMap
+
+from gateway.edge import delivery as delivery_module
+from gateway.edge.delivery import Delivery
+from gateway.edge.table import Table
+from gateway.rpc import RpcError
+from gateway.store.sessions import Status
+from protocol.codes import Kind
+from protocol.ids import device_id
+from protocol.schema import rpc_pb2
+from tests.gateway.edge.stage import ReactorRecorder, Stage, deliver, goaway_of, kinds, message
+
+A, B = message(1), message(2)
+
+
+class Output(ReactorRecorder):
+    """Knows both ways in which the reactor takes messages."""
+
+    def broadcast(self, fds: Iterable[int], data: bytes) -> list[int]:
+        return [fd for fd in fds if not self.offer(fd, data)]
+
+
+class Rig:
+    """Sessions on a recorder, and the delivery beside them."""
+
+    def __init__(self, **edge: int) -> None:
+        self.stage = Stage(size=512, **edge)
+        self.output = Output()
+        self.stage.reactor = self.stage.sessions.reactor = self.output  # type: ignore[assignment]
+        self.delivery = Delivery(self.stage.table, self.output, self.stage.sessions.hold)  # type: ignore[arg-type]
+
+    async def run(
+        self, p: int, *deliveries: tuple[bytes, Iterable[int] | bytes], fence: int = 1
+    ) -> list[tuple[int, list[int], list[int]]]:
+        """(delivery, gone, slow) of the reply."""
+        reply = await self.delivery.deliver(deliver(p, *deliveries, fence=fence))
+        return [
+            (r.delivery, list(r.gone), list(r.slow))
+            for r in rpc_pb2.Delivered.FromString(reply).refused
+        ]
+
+
+def bitmap(*indexes: int) -> bytes:
+    return bytes(BitMap(indexes).serialize())
+
+
+def as_list(*indexes: int) -> list[int]:
+    return list(indexes)
+
+
+both = pytest.mark.parametrize("to", [as_list, bitmap])
+
+
+@both
+async def test_who_is_not_there_and_who_is_full_is_named(to) -> None:  # type: ignore[no-untyped-def]
+    rig = Rig()
+    for fd, index in ((4, 0), (5, 1), (6, 2)):
+        rig.stage.open(fd, device=index)
+    rig.stage.open(7, device=device_id(1, 9))
+    rig.output.full = {5}
+    rig.stage.sessions.depart(6, "")
+    rig.stage.take(6)
+    assert await rig.run(0, (A, to(0, 1, 2, 9)), (B, to(0))) == [(0, [2, 9], [1])]
+    assert rig.stage.take(4) == A + B
+    assert [rig.stage.take(fd) for fd in (5, 6, 7)] == [b"", b"", b""]
+    counts = rig.delivery
+    assert (counts.messages_total, counts.gone_total, counts.slow_total) == (2, 2, 1)
+
+
+@both
+async def test_a_partition_without_sessions(to) -> None:  # type: ignore[no-untyped-def]
+    assert await Rig().run(1, (A, to(3, 4))) == [(0, [3, 4], [])]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    here=st.sets(st.integers(0, 30)),
+    full=st.sets(st.integers(0, 30)),
+    arriving=st.sets(st.integers(0, 30)),
+    wanted=st.sets(st.integers(0, 40)),
+)
+def test_a_bitmap_means_the_same_as_a_list(
+    here: set[int], full: set[int], arriving: set[int], wanted: set[int]
+) -> None:
+    async def scene(to: Iterable[int] | bytes) -> object:
+        rig = Rig(output_cap_bytes=len(A))
+        for index in here:
+            rig.stage.open(100 + index, device=index)
+        for index in arriving:
+            rig.stage.accept(200 + index)
+            rig.stage.feed(200 + index, rig.stage.hello(device=index, connection=2))
+        rig.output.full = {100 + index for index in full}
+        refused = await rig.run(0, (A, to))
+        for _ in arriving:
+            rig.stage.answer()
+        got = {fd for fd, data in rig.output.out.items() if Kind.MESSAGE in kinds(data)}
+        return refused, got
+
+    refused, got = asyncio.run(scene(sorted(wanted)))  # type: ignore[misc]
+    assert (refused, got) == asyncio.run(scene(bitmap(*wanted)))
+    gone = sorted(wanted - here - arriving)
+    slow = sorted(wanted & here & full - arriving)
+    assert refused == ([(0, gone, slow)] if gone or slow else [])
+    assert got == {200 + i for i in wanted & arriving} | {
+        100 + i for i in wanted & here - arriving - full
+    }
+
+
+@both
+async def test_messages_reach_a_device_in_the_order_of_the_delivers(to) -> None:  # type: ignore[no-untyped-def]
+    rig = Rig()
+    rig.stage.open(4, device=7)
+    await asyncio.gather(
+        rig.run(0, (A, to(7)), (B, to(7))), rig.run(0, (B, as_list(7)), (A, to(7)))
+    )
+    assert rig.stage.take(4) == A + B + B + A
+
+
+# A deliver may be here before the answer to the device's registration is.
+
+
+@both
+async def test_an_early_message_comes_right_after_welcome(to) -> None:  # type: ignore[no-untyped-def]
+    rig = Rig()
+    rig.stage.accept(4)
+    rig.stage.feed(4, rig.stage.hello(device=7))
+    assert await rig.run(0, (A, to(7)), (B, to(7))) == []
+    assert rig.stage.take(4) == b""
+    rig.stage.answer()
+    sent = rig.stage.take(4)
+    assert kinds(sent) == [Kind.WELCOME, Kind.MESSAGE, Kind.MESSAGE] and sent.endswith(A + B)
+
+
+@both
+async def test_an_early_message_is_for_the_new_connection_not_the_older_one(to) -> None:  # type: ignore[no-untyped-def]
+    rig = Rig()
+    rig.stage.open(4, device=7, connection=1)
+    rig.stage.accept(5)
+    rig.stage.feed(5, rig.stage.hello(device=7, connection=2))
+    assert await rig.run(0, (A, to(7))) == []
+    assert rig.stage.take(4) == b""
+    rig.stage.answer()
+    assert kinds(rig.stage.take(5)) == [Kind.WELCOME, Kind.MESSAGE]
+    assert kinds(rig.stage.take(4)) == [Kind.GOAWAY]
+
+
+@both
+async def test_if_the_registration_is_refused_the_standing_session_gets_it(to) -> None:  # type: ignore[no-untyped-def]
+    rig = Rig()
+    rig.stage.open(4, device=7, connection=5)
+    rig.stage.accept(5)
+    rig.stage.feed(5, rig.stage.hello(device=7, connection=4))
+    await rig.run(0, (A, to(7)))
+    rig.stage.answer(status=Status.STALE, value=5)
+    assert rig.stage.take(4) == A
+    assert goaway_of(rig.stage.take(5)).connection == 5
+    # The refused connection lingers for a moment, and is not in the way of what follows.
+    assert await rig.run(0, (B, to(7))) == []
+    assert rig.stage.take(4) == B
+
+
+@both
+async def test_too_much_before_welcome_is_refused_as_slow(to) -> None:  # type: ignore[no-untyped-def]
+    rig = Rig(output_cap_bytes=len(A) + 5)
+    rig.stage.accept(4)
+    rig.stage.feed(4, rig.stage.hello(device=7))
+    assert await rig.run(0, (A, to(7)), (B, to(7))) == [(1, [], [7])]
+
+
+@both
+async def test_a_refused_connection_without_another_one_is_not_there(to) -> None:  # type: ignore[no-untyped-def]
+    rig = Rig()
+    rig.stage.accept(4)
+    rig.stage.feed(4, rig.stage.hello(device=7))
+    rig.stage.answer(status=Status.UNKNOWN_DEVICE, value=0)
+    assert await rig.run(0, (A, to(7))) == [(0, [7], [])]
+
+
+# Owners.
+
+
+async def test_an_older_owner_is_refused_in_its_partition_only() -> None:
+    rig = Rig()
+    rig.stage.open(4, device=7)
+    assert await rig.run(0, (A, [7]), fence=5) == []
+    with pytest.raises(RpcError, match="fenced"):
+        await rig.run(0, (B, [7]), fence=4)
+    assert rig.stage.take(4) == A
+    assert await rig.run(1, (A, [1]), fence=1) == [(0, [1], [])]
+    assert await rig.run(0, (B, [7]), fence=5) == []
+    assert await rig.run(0, (B, [7]), fence=6) == []
+
+
+async def test_a_malformed_deliver_does_not_stop_those_behind_it() -> None:
+    rig = Rig()
+    rig.stage.open(4, device=7)
+    bad = rig.delivery.deliver(deliver(0, (A, b"no bitmap at all")))
+    assert await rig.run(0, (B, [7])) == []
+    with pytest.raises(ValueError):
+        await bad
+    assert rig.stage.take(4) == B
+
+
+async def test_too_many_delivers_are_told_to_come_again() -> None:
+    rig = Rig()
+    waiting = [rig.delivery.deliver(deliver(0, (A, [1]))) for _ in range(Delivery.JOBS)]
+    with pytest.raises(RpcError, match="busy"):
+        rig.delivery.deliver(deliver(0, (A, [1]), fence=9))
+    await asyncio.gather(*waiting)
+    assert await rig.run(0, (A, [1])) == [(0, [1], [])], "a refused one is no newer owner"
+
+
+async def test_a_deliver_whose_caller_has_gone_is_done_all_the_same() -> None:
+    rig = Rig()
+    rig.stage.open(4, device=7)
+    rig.delivery.deliver(deliver(0, (A, [7]))).cancel()
+    await rig.run(0, (B, [7]))
+    assert rig.stage.take(4) == A + B
+
+
+# Slices.
+
+
+class SlowOutput(Output):
+    """Each message takes 0.1 ms of a clock that only moves here."""
+
+    now = 0.0
+
+    def offer(self, fd: int, data: bytes) -> bool:
+        self.now += 0.0001
+        return super().offer(fd, data)
+
+
+@both
+async def test_a_large_deliver_lets_the_loop_turn(monkeypatch: pytest.MonkeyPatch, to) -> None:  # type: ignore[no-untyped-def]
+    """Nothing else waits for longer than some milliseconds, however many rows there are."""
+    rows = 2000
+    table, output = Table(rows), SlowOutput()
+    monkeypatch.setattr(delivery_module, "time", SimpleNamespace(perf_counter=lambda: output.now))
+    for fd in range(rows):
+        table.add(fd)
+        table.open(fd, fd, fd + 1)
+    work = Delivery(table, output, lambda fd, frame: False)  # type: ignore[arg-type]
+    future = work.deliver(deliver(0, (A, to(*range(rows)))))
+    longest, last = 0.0, output.now
+    while not future.done():
+        await asyncio.sleep(0)
+        longest = max(longest, output.now - last)
+        last = output.now
+    assert all(output.out[fd] == A for fd in range(rows))
+    assert longest < 0.010, f"the loop waited for {longest * 1000:.0f} ms"
+
+
+async def test_rows_that_come_and_go_between_slices_do_no_harm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = 400
+    table, output = Table(2 * rows), SlowOutput()
+    monkeypatch.setattr(delivery_module, "time", SimpleNamespace(perf_counter=lambda: output.now))
+    for fd in range(rows):
+        table.add(fd)
+        table.open(fd, fd, fd + 1)
+    work = Delivery(table, output, lambda fd, frame: False)  # type: ignore[arg-type]
+    future = work.deliver(deliver(0, (A, bitmap(*range(rows)))))
+    await asyncio.sleep(0)
+    served = set(output.out)
+    assert 0 < len(served) < rows
+    table.remove(rows - 1)  # gone
+    table.add(rows - 1)
+    table.open(rows - 1, 5000, 999)  # and its descriptor is another device's
+    table.leave(rows - 2)
+    await future
+    assert set(output.out) == set(range(rows - 2))
