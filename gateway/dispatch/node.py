@@ -220,11 +220,10 @@ class Node:
 
     async def _fold(self, entries: Iterable[Entry]) -> None:
         end = time.perf_counter() + _SLICE_S
-        readers = dict(self.owned)
         for entry in entries:
             owned = self.owned.get(entry.partition)
-            if owned is None or owned is not readers.get(entry.partition):
-                continue  # let go, or taken anew from its snapshot, while we were folding
+            if owned is None:
+                continue
             effects = owned.on_entry(entry)
             self.records_total += 1
             if effects.replaced and owned.live:

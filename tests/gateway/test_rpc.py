@@ -295,13 +295,13 @@ async def test_a_server_without_the_secret_gets_no_call() -> None:
 
 
 @pytest.mark.xfail(strict=True, reason="defect: the client signs a challenge of any length")
-@pytest.mark.parametrize("challenge", [b"", b"c" * 15, b"c" * 17, b"c" * 1000])
-async def test_a_challenge_of_another_length_is_not_answered(challenge: bytes) -> None:
+@pytest.mark.parametrize("length", [0, 15, 17, 1000])
+async def test_a_challenge_of_another_length_is_not_answered(length: int) -> None:
     """What a client signs has one form only."""
     said: list[bytes] = []
 
     async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(encode(CHALLENGE, challenge))
+        writer.write(encode(CHALLENGE, b"c" * length))
         said.append(await reader.read(100))
 
     async with impostor(play) as address, client_of(address):
@@ -366,8 +366,9 @@ async def hang_up(writer: asyncio.StreamWriter) -> None:
         encode(0x7F, b"x"),  # no frame of ours
         encode(REQUEST, b"abc"),  # shorter than its head
         encode(RESPONSE, b"abcd"),  # only servers answer
-        os.urandom(64).replace(b"\x21", b"\x22"),
+        bytes(range(0xFF, 0xC0, -1)),  # nothing at all
     ],
+    ids=["too long", "endless length", "kind", "short head", "answer", "noise"],
 )
 async def test_what_is_no_request_closes_this_connection_and_no_other(
     short_path: Path, data: bytes

@@ -394,27 +394,6 @@ async def test_a_partition_whose_log_was_trimmed_past_the_reader_is_loaded_again
         assert known(owner.partition) == state
 
 
-async def test_entries_read_for_an_earlier_hold_are_not_folded_into_a_later_one(
-    store: Store, edge: ScriptedEdge, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A partition let go and taken anew while a batch is being folded begins at its snapshot."""
-    monkeypatch.setattr(node_module, "_SLICE_S", 0.0)  # a turn of the loop for each entry
-    await edge.connect(0)
-    async with running(store) as owner:
-        await owner.live()
-        await owner.crash()
-        node = owner.node
-        batch = [Entry(0, f"9999999990000-{n}", b"") for n in range(5_000)]
-        folding = asyncio.create_task(node._fold(batch))
-        await asyncio.sleep(0)
-        node._let_go(0)
-        await node._take(0)
-        taken_at = owner.partition.position
-        assert not folding.done()
-        await folding
-        assert owner.partition.position == taken_at
-
-
 async def test_an_end_of_an_edge_that_was_declared_before_a_reload_is_cleaned_up_after_it(
     store: Store, edge: ScriptedEdge
 ) -> None:
