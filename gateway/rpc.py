@@ -364,10 +364,16 @@ class _ClientConnection(_Connection):
         super().connection_made(transport)
         if self._authenticated:
             self._client.established()
+        else:
+            asyncio.get_running_loop().call_later(_AUTH_S, self._close_unless_authenticated)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._client.lost(self)
         self._ended.set()
+
+    def _close_unless_authenticated(self) -> None:
+        if not self._authenticated:
+            self.close()
 
     def buffered(self) -> int:
         return self.transport.get_write_buffer_size() if self.transport is not None else 0
@@ -387,6 +393,11 @@ class _ClientConnection(_Connection):
     def _authenticate(self, kind: int, body: bytes) -> None:
         secret = self._client.secret
         if kind == _CHALLENGE and not self._theirs:
+            if len(body) != _NONCE:
+                # Anything longer would let the server choose more of what we sign.
+                raise RemoteProtocolError(
+                    "rpc challenge of a wrong length", CloseCode.PROTOCOL_ERROR
+                )
             self._theirs = body
             self.send(_PROOF, self._nonce + _proof(secret, b"client", body, self._nonce))
             return
