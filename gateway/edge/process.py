@@ -268,6 +268,7 @@ class EdgeProcess:
         yield "columba_refused_total", {"reason": "slow"}, self.delivery.slow_total
         yield "columba_receipts_total", {}, self.uplink.receipts_total
         yield "columba_profiles_total", {}, self.uplink.profiles_total
+        yield "columba_unregistered_late_total", {}, self.registrar.unregistered_late_total
         yield "columba_leases_lost_total", {}, self._leases_lost
         yield "columba_bytes_total", {"direction": "in"}, r.bytes_in_total
         yield "columba_bytes_total", {"direction": "out"}, r.bytes_out_total

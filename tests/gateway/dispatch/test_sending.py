@@ -378,4 +378,4 @@ class Delivery(RuleBasedStateMachine):
 
 
 TestDelivery = Delivery.TestCase
-TestDelivery.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestDelivery.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
