@@ -17,6 +17,7 @@ from client_sdk.errors import (
 from client_sdk.inbox import Stats
 from client_sdk.message import Message, Notification
 from client_sdk.options import Options
+from client_sdk.tags import Tags
 
 __all__ = [
     "Device",
@@ -29,4 +30,5 @@ __all__ = [
     "StateDirectoryError",
     "Stats",
     "StorageError",
+    "Tags",
 ]

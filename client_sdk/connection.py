@@ -21,6 +21,9 @@ _READ_BYTES: Final = 64 * 1024
 _CLOSE_S: Final = 1.0
 """For a BYE to leave; a peer that does not take it is cut off."""
 
+_BURST_S: Final = 1.0
+"""Changes of the profile that do not pause for `gather_s` are sent after this long all the same."""
+
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -46,6 +49,9 @@ class Connection:
         self._options = options
         self._now = options.monotonic
         self._profile_sent = 0
+        self._profile_seen = 0
+        self._profile_at = NEVER
+        self._profile_latest_at = NEVER
 
     async def run(self, hello: device_pb2.Hello) -> device_pb2.GoAway | None:
         """Says HELLO and stays until the end: the edge's GOAWAY, or None for a lost connection."""
@@ -131,7 +137,7 @@ class Connection:
                 async with asyncio.timeout(self._options.write_timeout_s):
                     await self._writer.drain()
                 continue
-            deadline = self._session.deadline()
+            deadline = min(self._session.deadline(), self._profile_at)
             wait_s = None if deadline == NEVER else max(0.0, deadline - self._now())
             try:
                 async with asyncio.timeout(wait_s):
@@ -152,7 +158,16 @@ class Connection:
     def _profile(self, now: float) -> bytes:
         profile = self._installation.profile
         if profile.acknowledged or profile.change == self._profile_sent:
+            self._profile_at = NEVER
             return b""
+        if profile.change != self._profile_seen:
+            self._profile_seen = profile.change
+            if self._profile_at == NEVER:
+                self._profile_latest_at = now + _BURST_S
+            self._profile_at = min(now + self._options.gather_s, self._profile_latest_at)
+        if now < self._profile_at:
+            return b""
+        self._profile_at = NEVER
         self._profile_sent = profile.change
         try:
             return self._session.profile(profile, now)

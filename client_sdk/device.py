@@ -13,16 +13,18 @@ from client_sdk import greeting
 from client_sdk.clock import DeviceClock
 from client_sdk.connection import Connection, Streams
 from client_sdk.disk import DirectoryLock
-from client_sdk.errors import DeviceClosed, DeviceError, Refused, StateDirectoryError, StorageError
+from client_sdk.errors import DeviceClosed, DeviceError, Refused, StateDirectoryError
 from client_sdk.heartbeat import Prober, Probing
 from client_sdk.inbox import Inbox, Stats
 from client_sdk.journal import Journal
 from client_sdk.journal_file import JournalFile, Loaded
 from client_sdk.message import Message
 from client_sdk.options import Options
+from client_sdk.profile_writer import ProfileWriter
 from client_sdk.reconnect import Address, Backoff, Ended, Reconnect, Stop
 from client_sdk.session import Event, Opened, ProfileAcked, Session
 from client_sdk.state import Installation, Profile, StateFile
+from client_sdk.tags import Tags
 from protocol.codes import MAX_TEXT_BYTES, CloseCode
 from protocol.schema import device_pb2
 
@@ -78,6 +80,8 @@ class Device:
         self._state_file = StateFile(self._directory / "state.json")
         self._journal_file = JournalFile(self._directory / "journal")
         self._saving = asyncio.Lock()
+        self._profile_writer = ProfileWriter(self._profile, self._store_profile)
+        self._tags = Tags(self._profile_writer)
         self._save_failed = False
         self._lock: DirectoryLock | None = None
         self._task: asyncio.Task[None] | None = None
@@ -142,7 +146,10 @@ class Device:
                 )
             loaded = self._journal_file.load()
             if loaded.aside:
-                _log.error("the journal was damaged: moved to %s, what was readable is kept", aside)
+                _log.error(
+                    "the journal was damaged: moved to %s, what was readable is kept",
+                    loaded.aside,
+                )
         except BaseException:  # raised again: whatever it is, the directory is free for others
             self._lock.release()
             self._lock = None
@@ -155,6 +162,7 @@ class Device:
             return
         self._inbox.closed = True
         self._inbox.changed.notify()
+        await self._profile_writer.close()
         if self._connection is not None and self.connected:
             try:
                 await self._flush(self._options.close_flush_s)
@@ -185,6 +193,11 @@ class Device:
     def config(self) -> Mapping[str, str]:
         """The app's settings for its devices, as last told by the service."""
         return dict(self._installation.config)
+
+    @property
+    def tags(self) -> Tags:
+        """To read and to change; what stands in the profile, whoever put it there."""
+        return self._tags
 
     @property
     def stats(self) -> Stats:
@@ -218,18 +231,9 @@ class Device:
         self, *, tags: Iterable[str] = (), attributes: Mapping[str, str] | None = None
     ) -> None:
         """Replaces all tags and attributes. On disk when this returns, and sent until the service
-        has acknowledged it, across restarts. Raises ValueError and StorageError."""
-        async with self._saving:
-            change = self._installation.profile.change + 1
-            attributes = dict(attributes or {})
-            profile = Profile(change, sorted(set(tags)), attributes, acknowledged=False)
-            profile.check()
-            # Nothing may send it before it is on disk: after a crash its number would be used again
-            # for something else, which the service would ignore.
-            if not await self._save_locked(replace(self._installation, profile=profile)):
-                raise StorageError("the profile could not be stored")
-            self._installation.profile = profile
-        self._inbox.changed.notify()
+        has acknowledged it, across restarts. Raises ValueError, StorageError and DeviceClosed."""
+        wanted = Profile(tags=sorted(set(tags)), attributes=dict(attributes or {}))
+        await self._profile_writer.change(lambda _: wanted)
 
     async def flush(self, timeout: float) -> None:
         """Returns when all receipts are acknowledged. Raises TimeoutError after `timeout` seconds,
@@ -363,8 +367,26 @@ class Device:
     # The state file.
 
     async def _save(self, installation: Installation) -> bool:
+        """Cancelling does not stop the thread that writes, so it must not free the lock either: the
+        next write would meet this one in the same file."""
+        return await asyncio.shield(asyncio.ensure_future(self._save_whole(installation)))
+
+    async def _save_whole(self, installation: Installation) -> bool:
         async with self._saving:
             return await self._save_locked(installation)
+
+    def _profile(self) -> Profile:
+        if self._task is None:
+            raise DeviceClosed("the Device is not open yet")
+        return self._installation.profile
+
+    async def _store_profile(self, profile: Profile) -> bool:
+        async with self._saving:
+            stored = await self._save_locked(replace(self._installation, profile=profile))
+            if stored:
+                self._installation.profile = profile
+        self._inbox.changed.notify()
+        return stored
 
     async def _save_locked(self, installation: Installation) -> bool:
         """Is it on disk? A device whose disk is full still connects: what it cannot note (token,

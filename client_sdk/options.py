@@ -37,7 +37,8 @@ class Options:
     """Messages that wait for the app; then nothing is read until half of them are taken, so the
     server learns that this device is slow and holds the rest. Several windows of a server's (32)."""
     gather_s: float = 0.02
-    """Receipts are gathered this long into one frame: less radio time, and hardly a delay."""
+    """Receipts are gathered this long into one frame: less radio time, and hardly a delay. So are
+    changes of the profile, from the last one on: a burst sends only what it ends with."""
     dial_timeout_s: float = 10.0
     """For a TCP (and TLS) handshake; mars waits as long."""
     welcome_timeout_s: float = WELCOME_TIMEOUT_S

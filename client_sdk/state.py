@@ -3,6 +3,7 @@
 import json
 import os
 from base64 import b64decode, b64encode
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
@@ -23,6 +24,17 @@ FORMAT: Final = 1
 T = TypeVar("T")
 
 
+def check_tags(tags: Iterable[str]) -> None:
+    """Each for itself. Raises ValueError."""
+    for tag in tags:
+        try:
+            size = len(tag.encode())
+        except UnicodeEncodeError:  # half of a surrogate pair
+            raise ValueError(f"{tag!r}: a tag is text that UTF-8 can hold") from None
+        if not 0 < size <= MAX_TAG_BYTES:
+            raise ValueError(f"{tag!r}: a tag has 1 to {MAX_TAG_BYTES} bytes")
+
+
 @dataclass(slots=True)
 class Profile:
     """What the device says of itself, always whole. `change` 0: nothing was ever said."""
@@ -36,9 +48,7 @@ class Profile:
         """Raises ValueError for what the service would refuse."""
         if len(self.tags) > MAX_TAGS:
             raise ValueError(f"{len(self.tags)} tags, at most {MAX_TAGS} are allowed")
-        for tag in self.tags:
-            if not 0 < len(tag.encode()) <= MAX_TAG_BYTES:
-                raise ValueError(f"{tag!r}: a tag has 1 to {MAX_TAG_BYTES} bytes")
+        check_tags(self.tags)
         for name, text in self.attributes.items():
             if not name or max(len(name.encode()), len(text.encode())) > MAX_TEXT_BYTES:
                 raise ValueError(f"{name!r}: an attribute has up to {MAX_TEXT_BYTES} bytes")

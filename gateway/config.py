@@ -107,6 +107,10 @@ class Dispatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """... and those for this long."""
     keep_bytes: Positive = 64 * 1024 * 1024
     """... within so much memory a partition (estimated)."""
+    tags_per_device: Positive = 100
+    """Tags a device may carry (TPNS allows 100)."""
+    tags_per_app: Positive = 10_000
+    """Different tags an app may have, counted in each partition (TPNS allows 10,000)."""
     fanout_overdue_s: Seconds = 2.0
     """A fan-out that its API process left half done is completed after this long."""
     content_cache_bytes: Positive = 64 * 1024 * 1024

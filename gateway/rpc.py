@@ -50,6 +50,9 @@ class Method(IntEnum):
     DEVICE = 4
     PUSH = 5
     STATS = 6
+    AUDIENCE = 7
+    TAG = 8
+    CUT = 9
 
 
 class RpcError(Exception):

@@ -4,31 +4,31 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-import msgspec
-from fastapi import FastAPI, Header, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.api.answers import Key, backend_of, id_of, json_answer, problem
+from gateway.api.audience_routes import audience_routes
 from gateway.api.census import exposition, status
 from gateway.api.credentials import opened
 from gateway.api.errors import ApiError, Errno
 from gateway.api.nodes import COUNTED, NodesAway, law_holds
 from gateway.api.openapi import complete
 from gateway.api.page import CONTENT_SECURITY_POLICY, PAGE
-from gateway.api.push_body import parse_u64
 from gateway.api.push_route import PATH, PushRoute, as_api_error
 from gateway.api.reading import device_state, push_counts
-from gateway.api.service import Backend, Service
+from gateway.api.segment_routes import segment_routes
+from gateway.api.service import Service
+from gateway.api.tag_routes import tag_routes
 from gateway.api.views import DeviceView, Health, PushState, Status, Version, responses
 
 _PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
-
-Key = Annotated[str | None, Header(alias="Authorization", include_in_schema=False)]
 
 
 def build(service: Service) -> ASGIApp:
@@ -75,6 +75,9 @@ def _fastapi(service: Service) -> FastAPI:
     )
     _errors(app)
     _app_routes(app, service)
+    audience_routes(app, service)
+    tag_routes(app, service)
+    segment_routes(app, service)
     _service_routes(app, service)
     _pages(app)
     generated = app.openapi
@@ -96,19 +99,19 @@ def _errors(app: FastAPI) -> None:
     async def on_http(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         if error.status_code == HTTPStatus.NOT_FOUND:
-            return _problem(ApiError(Errno.NO_ROUTE))
+            return problem(ApiError(Errno.NO_ROUTE))
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-            return _problem(ApiError(Errno.METHOD))
-        return _problem(ApiError(Errno.FIELD, str(error.detail)))
+            return problem(ApiError(Errno.METHOD))
+        return problem(ApiError(Errno.FIELD, str(error.detail)))
 
     async def on_any(_: Request, error: Exception) -> Response:
-        return _problem(as_api_error(error))
+        return problem(as_api_error(error))
 
     async def on_invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        return _problem(ApiError(Errno.FIELD, f"{first['msg']} - at {place}"))
+        return problem(ApiError(Errno.FIELD, f"{first['msg']} - at {place}"))
 
     handlers: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
         HTTPException: on_http,
@@ -120,27 +123,6 @@ def _errors(app: FastAPI) -> None:
         app.add_exception_handler(kind, handler)
 
 
-def _problem(error: ApiError) -> Response:
-    return Response(error.body(), error.code, error.headers(), "application/json")
-
-
-def _json(value: object, status_code: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), status_code, media_type="application/json")
-
-
-def _backend(service: Service) -> Backend:
-    if service.backend is None:
-        raise ApiError(Errno.STARTING)
-    return service.backend
-
-
-def _id(text: str) -> int:
-    number = parse_u64(text)
-    if number is None:
-        raise ApiError(Errno.ID)
-    return number
-
-
 def _app_routes(app: FastAPI, service: Service) -> None:
     @app.get(
         "/v1/apps/{app}/pushes/{push_id}",
@@ -148,9 +130,9 @@ def _app_routes(app: FastAPI, service: Service) -> None:
         responses=responses(PushState, 400, 401, 404, 503),
     )
     async def get_push(app: str, push_id: str, authorization: Key = None) -> Response:
-        backend = _backend(service)
+        backend = backend_of(service)
         known = await opened(backend.apps, app, authorization)
-        number = _id(push_id)
+        number = id_of(push_id)
         try:
             counts = await push_counts(backend.nodes, known, number)
         except NodesAway:
@@ -158,7 +140,7 @@ def _app_routes(app: FastAPI, service: Service) -> None:
         if not law_holds(counts):
             service.law_broken_total += 1
         accepted_at = datetime.fromtimestamp(counts.accepted_ms / 1000, UTC)
-        return _json(
+        return json_answer(
             {
                 "push_id": str(number),
                 "counts": {name: getattr(counts, name) for name in COUNTED},
@@ -173,14 +155,14 @@ def _app_routes(app: FastAPI, service: Service) -> None:
         responses=responses(DeviceView, 400, 401, 404, 503),
     )
     async def get_device(app: str, device_id: str, authorization: Key = None) -> Response:
-        backend = _backend(service)
+        backend = backend_of(service)
         known = await opened(backend.apps, app, authorization)
-        number = _id(device_id)
+        number = id_of(device_id)
         try:
             state = await device_state(backend.nodes, known, number)
         except NodesAway:
             raise ApiError(Errno.DISPATCH_AWAY) from None
-        return _json(
+        return json_answer(
             {
                 "device_id": str(number),
                 "online": state.edge != 0,
@@ -195,9 +177,9 @@ def _app_routes(app: FastAPI, service: Service) -> None:
 def _service_routes(app: FastAPI, service: Service) -> None:
     @app.get("/v1/status", summary="Who is alive, in numbers", responses=responses(Status, 503))
     async def get_status() -> Response:
-        backend = _backend(service)
+        backend = backend_of(service)
         now_ms = backend.clock.now_ms()
-        return _json(
+        return json_answer(
             {
                 "version": our_version(),
                 "time_ms": now_ms,
@@ -209,7 +191,7 @@ def _service_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/healthz", summary="Does this process run?", responses=responses(Health))
     async def healthz() -> Response:
-        return _json({"status": "ok"})
+        return json_answer({"status": "ok"})
 
     @app.get("/readyz", summary="Should requests be sent here?", responses=responses(Health, 503))
     async def readyz(request: Request) -> Response:
@@ -219,11 +201,11 @@ def _service_routes(app: FastAPI, service: Service) -> None:
             answer["status"] = "draining"
         if "verbose" in request.query_params:
             answer["parts"] = service.parts()
-        return _json(answer, 200 if ready else 503)
+        return json_answer(answer, 200 if ready else 503)
 
     @app.get("/version", summary="Which build is this?", responses=responses(Version))
     async def get_version() -> Response:
-        return _json({"name": "columba", "version": our_version()})
+        return json_answer({"name": "columba", "version": our_version()})
 
     @app.get(
         "/metrics",

@@ -19,12 +19,17 @@ class Errno(IntEnum):
     DEVICES = 40005
     IDEMPOTENCY_KEY = 40006
     ID = 40007
+    AUDIENCE = 40008
+    ACCOUNTS = 40009
+    ITEMS = 40010
+    NAME = 40011
     NO_KEY = 40101
     WRONG_KEY = 40102
     NO_ROUTE = 40400
     NO_APP = 40401
     NO_PUSH = 40402
     NO_DEVICE = 40403
+    NO_SEGMENT = 40404
     METHOD = 40501
     SLOW_BODY = 40801
     CONFLICT = 40901
@@ -67,12 +72,22 @@ MEANINGS: Final[dict[Errno, Meaning]] = {
         "same in both",
     ),
     Errno.ID: Meaning("INVALID_ARGUMENT", "the id in the path is not a decimal number"),
+    Errno.AUDIENCE: Meaning(
+        "INVALID_ARGUMENT",
+        "the audience cannot be read or is over a limit; the message says where and what was expected",
+    ),
+    Errno.ACCOUNTS: Meaning("INVALID_ARGUMENT", "accounts are not kept yet"),
+    Errno.ITEMS: Meaning("INVALID_ARGUMENT", "give 1 to 10,000 items in one request"),
+    Errno.NAME: Meaning(
+        "INVALID_ARGUMENT", "a name is not allowed; the message says which and why"
+    ),
     Errno.NO_KEY: Meaning("UNAUTHENTICATED", "send the header Authorization: Bearer <API key>"),
     Errno.WRONG_KEY: Meaning("UNAUTHENTICATED", "this API key is not known here; check it"),
     Errno.NO_ROUTE: Meaning("NOT_FOUND", "there is no such address; /docs lists them"),
     Errno.NO_APP: Meaning("NOT_FOUND", "the app does not exist, or this key is not one of its"),
     Errno.NO_PUSH: Meaning("NOT_FOUND", "this app has no such push, or it is no longer kept"),
     Errno.NO_DEVICE: Meaning("NOT_FOUND", "this app has no such device"),
+    Errno.NO_SEGMENT: Meaning("NOT_FOUND", "this app has no segment of this name"),
     Errno.METHOD: Meaning("UNIMPLEMENTED", "this address does not take this method"),
     Errno.SLOW_BODY: Meaning(
         "DEADLINE_EXCEEDED", "the request body did not arrive in time; send it again"

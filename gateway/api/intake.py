@@ -125,8 +125,8 @@ class Intake:
 
     async def check(self, order: Order, beside: int = 0) -> Accepted:
         """What `push` would answer, without pushing: push id 0."""
-        if order.everybody:
-            return Accepted(0, None, ())
+        if order.audience:
+            return _accepted(0, order, [])
         stay = self._enter(order, beside)
         try:
             targets, beyond = split(order.devices, self._partitions)
@@ -151,7 +151,7 @@ class Intake:
 
     async def _accept(self, order: Order, stay: Stay) -> tuple[Accepted, bool]:
         """(answer, whether an earlier call's idempotency key gave it)"""
-        if order.everybody:
+        if order.audience:
             sorted_out = Split(dict.fromkeys(range(self._partitions), b""), [])
         else:
             sorted_out = split(order.devices, self._partitions)
@@ -170,7 +170,7 @@ class Intake:
         part = PushPart(
             push_id,
             order.app.number,
-            encode_push(push_id, order.app.number, order.ttl_s, everybody=order.everybody),
+            encode_push(push_id, order.app.number, order.ttl_s, audience=order.audience),
             indexes,
             order.content if targets else b"",
         )
@@ -220,7 +220,7 @@ class Intake:
         key_digest = claim_digest(order.app.number, key) if key else ""
         home = home_of(key_digest, self._partitions) if key else self._any_home()
         targets, unknown_ids = sorted_out.targets, list(sorted_out.beyond)
-        if not order.everybody:
+        if not order.audience:
             unknown = await self._unknown(order, targets)
             unknown_ids = _unknown_ids(unknown, sorted_out.beyond)
             targets = known_targets(targets, unknown, home)
@@ -230,7 +230,7 @@ class Intake:
         push_id = tenure.ids.draw(self._clock.now_ms(), several=True, partition=home)
         answer = _accepted(push_id, order, unknown_ids)
         record = PushRecord(
-            push_id, order.app.number, order.ttl_s, order.everybody, order.content, targets
+            push_id, order.app.number, order.ttl_s, order.audience, order.content, targets
         )
         claim = None
         if key:
@@ -357,5 +357,5 @@ def _unknown_ids(unknown: Mapping[int, bytes], beyond: list[int]) -> list[int]:
 
 
 def _accepted(push_id: int, order: Order, unknown: list[int]) -> Accepted:
-    count = None if order.everybody else len(order.devices) - len(unknown)
-    return Accepted(push_id, count, unknown)
+    count = None if order.audience else len(order.devices) - len(unknown)
+    return Accepted(push_id, count, unknown, order.unknown_segments)

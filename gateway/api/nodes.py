@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import Final, TypeAlias
 
 from gateway.api.peers import Peers
 from gateway.rpc import Method, RpcError, RpcUnavailable
@@ -16,6 +17,10 @@ from protocol.schema import rpc_pb2
 
 ANSWER_S: Final = 1.0
 """A node that has not answered for this long is not waited for."""
+AUDIENCE_S: Final = 10.0
+"""The same where it goes through all devices."""
+TAG_S: Final = 5.0
+"""The same where it waits for the store to have it on its disk."""
 _OWNERS_S: Final = 1.0
 _YOUNG_MS: Final = 10_000
 """A push accepted so short a time ago may not have been folded by its owners."""
@@ -26,6 +31,10 @@ COUNTED: Final = tuple(_FIELDS[_FIELDS.index("targeted") :])
 """All that is counted of a push; the schema has the list, in this order."""
 STATES: Final = COUNTED[COUNTED.index("received") : COUNTED.index("pending") + 1]
 """Each targeted device is in exactly one of them. The counts behind them are events."""
+
+
+Looked: TypeAlias = rpc_pb2.AudienceReply
+"""What one node found looking at an audience."""
 
 
 class NodesAway(Exception):
@@ -67,23 +76,69 @@ class Nodes:
                 self._owners_at = float("-inf")
                 raise NodesAway
             return counts
+        total = rpc_pb2.Counts()
+        for answer in await self._ask_all(Method.COUNTS, body, ANSWER_S):
+            add_counts(total, rpc_pb2.Counts.FromString(answer))
+        self._check_whole(total.partitions)
+        return total
+
+    async def audience(self, app: int, audience: bytes, *, explain: bool) -> list[Looked]:
+        """How many devices it means now: the answers of all nodes. Raises NodesAway."""
+        request = rpc_pb2.AudienceRequest(app=app, audience=audience, explain=explain)
+        body = request.SerializeToString()
+        answers = await self._ask_all(Method.AUDIENCE, body, AUDIENCE_S)
+        found = [rpc_pb2.AudienceReply.FromString(answer) for answer in answers]
+        self._check_whole(part.partition for one in found for part in one.partitions)
+        return found
+
+    async def cuts(self, push_id: int, by: Sequence[str]) -> rpc_pb2.CutReply:
+        """All partitions concerned, a tag as often as nodes tell of it. Raises NodesAway."""
+        place = push_place(push_id)
+        body = rpc_pb2.CutRequest(push_id=push_id, by=by).SerializeToString()
+        if not place.several:
+            answer = await self._ask_owner(place.partition, Method.CUT, body, AUDIENCE_S)
+            found = rpc_pb2.CutReply.FromString(answer)
+            if place.partition not in found.partitions:
+                self._owners_at = float("-inf")
+                raise NodesAway
+            return found
+        total = rpc_pb2.CutReply()
+        for answer in await self._ask_all(Method.CUT, body, AUDIENCE_S):
+            part = rpc_pb2.CutReply.FromString(answer)
+            total.partitions.extend(part.partitions)
+            if part.known:
+                total.known, total.app = True, part.app
+                total.cuts.extend(part.cuts)
+        self._check_whole(total.partitions)
+        return total
+
+    async def tag(self, app: int, p: int, items: Sequence[rpc_pb2.TagItem]) -> Sequence[str]:
+        """An error for each item, "" = done and durable. Raises NodesAway: some may be done."""
+        request = rpc_pb2.TagRequest(partition=p, app=app, items=items)
+        answer = await self._ask_owner(p, Method.TAG, request.SerializeToString(), TAG_S)
+        errors = rpc_pb2.TagReply.FromString(answer).errors
+        if len(errors) != len(items):
+            raise NodesAway
+        return errors
+
+    async def _ask_all(self, method: Method, body: bytes, deadline_s: float) -> list[bytes]:
+        """What those nodes answered that did."""
         answers = await asyncio.gather(
-            *(self._peers.call(a, Method.COUNTS, body, ANSWER_S) for a in self.live()),
+            *(self._peers.call(a, method, body, deadline_s) for a in self.live()),
             return_exceptions=True,
         )
-        return self._added_up(answers)
-
-    def _added_up(self, answers: list[bytes | BaseException]) -> rpc_pb2.Counts:
-        total = rpc_pb2.Counts()
+        found = []
         for answer in answers:
             if isinstance(answer, bytes):
-                add_counts(total, rpc_pb2.Counts.FromString(answer))
+                found.append(answer)
             elif not isinstance(answer, (RpcError, RpcUnavailable)):
                 raise answer
+        return found
+
+    def _check_whole(self, partitions: Iterable[int]) -> None:
         # A partition that changes hands may be missing, or there twice.
-        if sorted(total.partitions) != list(range(self._partitions)):
+        if sorted(partitions) != list(range(self._partitions)):
             raise NodesAway
-        return total
 
     async def device(self, device: int) -> rpc_pb2.DeviceState:
         """Raises NodesAway."""
@@ -91,10 +146,12 @@ class Nodes:
         body = rpc_pb2.DeviceRequest(device_id=device).SerializeToString()
         return rpc_pb2.DeviceState.FromString(await self._ask_owner(partition, Method.DEVICE, body))
 
-    async def _ask_owner(self, partition: int, method: Method, body: bytes) -> bytes:
+    async def _ask_owner(
+        self, partition: int, method: Method, body: bytes, deadline_s: float = ANSWER_S
+    ) -> bytes:
         try:
             address = await self._owner(partition)
-            return await self._peers.call(address, method, body, ANSWER_S)
+            return await self._peers.call(address, method, body, deadline_s)
         except (RpcError, RpcUnavailable, StoreUnavailable) as error:
             self._owners_at = float("-inf")
             raise NodesAway from error

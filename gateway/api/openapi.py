@@ -4,9 +4,11 @@ from typing import Any, Final
 
 import msgspec
 
+from gateway.api.audiences import AudienceBody
 from gateway.api.errors import ApiError, Errno
 from gateway.api.push_body import PushBody
 from gateway.api.push_route import PATH, PushAnswer
+from gateway.api.tag_routes import TagBody
 
 _KEYED: Final = "/v1/apps/"
 """Paths below it need an API key."""
@@ -31,6 +33,13 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
             "audience": "all",
             "notification": {"title": "8 pm", "body": "The sale begins"},
             "idempotency_key": "sale-2026-11-11",
+        },
+    },
+    "expression": {
+        "summary": "To whom an expression means",
+        "value": {
+            "audience": "city:gz & !vip",
+            "notification": {"title": "Rain", "body": "Take an umbrella"},
         },
     },
     "live": {
@@ -59,8 +68,8 @@ ERRORS: Final[dict[int, tuple[Errno, str]]] = {
 def complete(document: dict[str, Any]) -> dict[str, Any]:
     """`document` with what FastAPI does not know. Changes it in place; repeatable."""
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    (body, answer), defined = msgspec.json.schema_components(
-        [PushBody, PushAnswer], ref_template="#/components/schemas/{name}"
+    (body, answer, *_), defined = msgspec.json.schema_components(
+        [PushBody, PushAnswer, AudienceBody, TagBody], ref_template="#/components/schemas/{name}"
     )
     schemas.update(defined)
     document["components"]["securitySchemes"] = {

@@ -7,6 +7,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from gateway.audience import Audience
+from gateway.audience_json import Json, to_json
 from gateway.store.apps import App
 from protocol.ids import device_id
 
@@ -15,27 +17,31 @@ class Order(NamedTuple):
     """One push of an app server, checked."""
 
     app: App
-    everybody: bool
+    audience: bytes
+    """JSON form of a tree, segments put in; empty where devices are listed."""
     devices: Sequence[int]
-    """Each once; empty with everybody."""
+    """Each once; empty with an audience."""
     content: bytes
     """columba.device.Content, encoded."""
     ttl_s: int
     idempotency_key: str = ""
     body_digest: str = ""
     """Equal for orders that mean the same; needed with an idempotency key."""
+    unknown_segments: Sequence[str] = ()
+    """Named in the audience and not saved."""
 
 
 class Accepted(NamedTuple):
     push_id: int
     accepted: int | None
-    """Devices named and known; None for everybody."""
+    """Devices named and known; None for an audience."""
     unknown: Sequence[int]
     """Devices named that the app does not have."""
+    unknown_segments: Sequence[str] = ()
 
 
 Targets = dict[int, bytes]
-"""partition -> device indexes, u32 LE each; empty with everybody, or for nobody."""
+"""partition -> device indexes, u32 LE each; empty with an audience, or for nobody."""
 
 
 class Split(NamedTuple):
@@ -54,8 +60,9 @@ _U32: Final = struct.Struct("<I")
 
 def size_of(order: Order, partitions: int) -> int:
     """Bytes that an order occupies until it is answered, and its parts until they are stored."""
-    parts = partitions if order.everybody else min(len(order.devices), partitions)
-    return len(order.content) + _DEVICE_BYTES * len(order.devices) + _PART_BYTES * (parts + 1)
+    parts = partitions if order.audience else min(len(order.devices), partitions)
+    each = (_PART_BYTES + len(order.audience)) * (parts + 1)
+    return len(order.content) + _DEVICE_BYTES * len(order.devices) + each
 
 
 def split(devices: Sequence[int], partitions: int) -> Split:
@@ -100,14 +107,33 @@ def home_of(digest: str, partitions: int) -> int:
 
 
 def digest_of(
-    *, everybody: bool, devices: Iterable[int], malformed: Iterable[str], content: bytes, ttl_s: int
+    *,
+    audience: Audience | None,
+    devices: Iterable[int],
+    malformed: Iterable[str],
+    content: bytes,
+    ttl_s: int,
 ) -> str:
     """SHA-256, hex, over what a push means: spelling and order in the body make no difference.
 
-    `content` must have been serialised deterministically.
+    `audience` is as it was written: a push that is sent again is the same one even if a segment of
+    its has been changed in the meantime. `content` must have been serialised deterministically.
     """
-    meaning = msgspec.json.encode([everybody, sorted(devices), sorted(malformed), ttl_s])
+    whom = None if audience is None else _unordered(to_json(audience))
+    meaning = msgspec.json.encode([whom, sorted(devices), sorted(malformed), ttl_s])
     return hashlib.sha256(len(meaning).to_bytes(4, "big") + meaning + content).hexdigest()
+
+
+def _unordered(said: Json) -> Json:
+    """The same for trees that differ in the order of terms or devices only."""
+    if isinstance(said, str):
+        return said
+    for join in ("and", "or"):
+        if join in said:
+            return {join: sorted(map(_unordered, said[join]), key=msgspec.json.encode)}
+    if "not" in said:
+        return {"not": _unordered(said["not"])}
+    return {"devices": sorted(said["devices"])} if "devices" in said else said
 
 
 class StoredAnswer(msgspec.Struct):
@@ -116,16 +142,20 @@ class StoredAnswer(msgspec.Struct):
     push_id: str
     accepted: int | None
     unknown: list[str]
+    unknown_segments: list[str] = []
 
 
 def encode_answer(accepted: Accepted) -> bytes:
     unknown = [str(device) for device in accepted.unknown]
-    return msgspec.json.encode(StoredAnswer(str(accepted.push_id), accepted.accepted, unknown))
+    segments = list(accepted.unknown_segments)
+    stored = StoredAnswer(str(accepted.push_id), accepted.accepted, unknown, segments)
+    return msgspec.json.encode(stored)
 
 
 def decode_answer(answer: bytes) -> Accepted:
     stored = msgspec.json.decode(answer, type=StoredAnswer)
-    return Accepted(int(stored.push_id), stored.accepted, [int(d) for d in stored.unknown])
+    unknown = [int(device) for device in stored.unknown]
+    return Accepted(int(stored.push_id), stored.accepted, unknown, tuple(stored.unknown_segments))
 
 
 def known_targets(targets: Mapping[int, bytes], unknown: Mapping[int, bytes], home: int) -> Targets:

@@ -35,6 +35,7 @@ from gateway.store.deployment import establish
 from gateway.store.errors import StoreError, StoreUnavailable
 from gateway.store.leases import Roster
 from gateway.store.log import Pace
+from gateway.store.segments import Segments
 
 _log = structlog.get_logger("columba.api")
 
@@ -172,6 +173,7 @@ class ApiProcess:
             intake=Intake(store, seat, clock, config.api, partitions),
             nodes=Nodes(store, roster, clock, peers, partitions),
             census=Census(roster, clock, peers, self.service.own_samples),
+            segments=Segments(store),
         )
 
     async def _close(self) -> None:

@@ -1,12 +1,15 @@
 """The body of a push request: decoded, checked, and turned into an Order. No I/O."""
 
-from typing import Annotated, Final, Literal, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from gateway.api.audiences import AudienceBody, encoded, read_audience
+from gateway.api.bodies import decoded
 from gateway.api.errors import ApiError, Errno
 from gateway.api.order import Order, digest_of
+from gateway.audience import Audience, Devices, got
 from gateway.config import Api
 from gateway.store.apps import App
 from protocol.codes import MAX_CONTENT
@@ -20,17 +23,6 @@ _SHOWN: Final = 64
 """Characters of a malformed id that are repeated in the answer."""
 
 
-class Devices(Struct, frozen=True, forbid_unknown_fields=True):
-    """Devices by id."""
-
-    devices: Annotated[
-        list[int | str],
-        Meta(
-            description="Device ids, decimal, as strings or numbers. One named twice counts once."
-        ),
-    ]
-
-
 class Notification(Struct, frozen=True, forbid_unknown_fields=True):
     """What the device shows. At least one field has text."""
 
@@ -40,13 +32,9 @@ class Notification(Struct, frozen=True, forbid_unknown_fields=True):
     image: Annotated[str, Meta(description="Address of a picture.")] = ""
 
 
-class PushBody(Struct, frozen=True, forbid_unknown_fields=True):
+class PushBody(AudienceBody, frozen=True, forbid_unknown_fields=True):
     """A push: to whom, what, and for how long."""
 
-    audience: Annotated[
-        Literal["all"] | Devices,
-        Meta(description='`"all"`: every device of the app, or an object that lists devices.'),
-    ]
     notification: Notification | None = None
     data: Annotated[
         dict[str, str] | None, Meta(description="Handed to the app on the device as it is.")
@@ -74,16 +62,20 @@ class Request(NamedTuple):
 
     order: Order
     malformed: list[str]
-    """Device ids of the list that are no u64."""
+    """Device ids that are no u64."""
     validate_only: bool
+    tree: Audience | None = None
+    """The audience as it was written; None where devices are listed."""
 
 
 _decoder: Final = msgspec.json.Decoder(PushBody)
+_FOREIGN: Final = [name for name in AudienceBody.__struct_fields__ if name != "audience"]
 
 
 def parse(raw: bytes, header_key: str | None, app: App, limits: Api) -> Request:
     """Raises ApiError that says where it is wrong and what was expected."""
-    body = _decode(raw)
+    body = decoded(_decoder, raw)
+    tree, devices, malformed = _targets(body, limits.max_devices)
     content = _content(body)
     ttl_s = limits.default_ttl_s if body.ttl is UNSET else body.ttl
     if not 0 <= ttl_s <= limits.max_ttl_s:
@@ -92,29 +84,14 @@ def parse(raw: bytes, header_key: str | None, app: App, limits: Api) -> Request:
             f"ttl is {ttl_s}: from 0 to {limits.max_ttl_s} seconds are allowed - at `$.ttl`",
         )
     key = _key(body.idempotency_key, header_key)
-    everybody = not isinstance(body.audience, Devices)
-    devices, malformed = _devices(body.audience, limits.max_devices)
+    audience = encoded(tree) if tree is not None else b""
     digest = ""
     if key:
         digest = digest_of(
-            everybody=everybody, devices=devices, malformed=malformed, content=content, ttl_s=ttl_s
+            audience=tree, devices=devices, malformed=malformed, content=content, ttl_s=ttl_s
         )
-    order = Order(app, everybody, devices, content, ttl_s, key, digest)
-    return Request(order, malformed, body.validate_only)
-
-
-def _decode(raw: bytes) -> PushBody:
-    try:
-        return _decoder.decode(raw)
-    except msgspec.ValidationError as error:
-        raise ApiError(Errno.FIELD, _placed(str(error))) from None
-    except (ValueError, RecursionError) as error:  # msgspec.DecodeError and UnicodeDecodeError
-        raise ApiError(Errno.NOT_JSON, f"the body is not JSON in UTF-8: {error}") from None
-
-
-def _placed(said: str) -> str:
-    """msgspec leaves the place out at the top level."""
-    return said if " - at `" in said else f"{said} - at `$`"
+    order = Order(app, audience, devices, content, ttl_s, key, digest)
+    return Request(order, malformed, body.validate_only, tree)
 
 
 def _content(body: PushBody) -> bytes:
@@ -156,19 +133,44 @@ def _key(in_body: str | None, in_header: str | None) -> str:
     return key
 
 
-def _devices(audience: str | Devices, limit: int) -> tuple[list[int], list[str]]:
-    """(ids, malformed ones), each once, in the order of the list; none for everybody."""
-    if isinstance(audience, str):
-        return [], []
-    named = audience.devices
-    if not 1 <= len(named) <= limit:
+def _targets(body: PushBody, limit: int) -> tuple[Audience | None, list[int], list[str]]:
+    """(tree, no devices) or (None, devices), and what was malformed; each once, in their order."""
+    audience = body.audience
+    if _is_list(audience) and all(getattr(body, name) is None for name in _FOREIGN):
+        return None, *_devices(audience["devices"], limit)
+    malformed: list[str] = []
+    tree = read_audience(body, malformed)
+    malformed = list(dict.fromkeys(malformed))
+    if isinstance(tree, Devices):
+        # Another spelling of a list.
+        _check_count(len(tree.ids) + len(malformed), limit)
+        return None, list(tree.ids), malformed
+    return tree, [], malformed
+
+
+def _is_list(audience: object) -> bool:
+    return type(audience) is dict and len(audience) == 1 and type(audience.get("devices")) is list
+
+
+def _check_count(named: int, limit: int) -> None:
+    if not 1 <= named <= limit:
         raise ApiError(
             Errno.DEVICES,
-            f"{len(named)} devices are named, 1 to {limit} are allowed - at `$.audience.devices`",
+            f"{named} devices are named, 1 to {limit} are allowed - at `$.audience.devices`",
         )
+
+
+def _devices(named: list[object], limit: int) -> tuple[list[int], list[str]]:
+    """(ids, malformed ones)"""
+    _check_count(len(named), limit)
     devices: dict[int, None] = {}
     malformed: dict[str, None] = {}
-    for device in named:
+    for i, device in enumerate(named):
+        if isinstance(device, bool) or not isinstance(device, str | int):
+            raise ApiError(
+                Errno.FIELD,
+                f"Expected `int | str`, got {got(device)} - at `$.audience.devices[{i}]`",
+            )
         number = parse_u64(device) if isinstance(device, str) else device
         if number is None or not 0 <= number < _U64:
             malformed[str(device)[:_SHOWN]] = None

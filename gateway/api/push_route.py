@@ -4,33 +4,30 @@ Plain ASGI under a Starlette route: no request object, no validation by FastAPI,
 one write answered.
 """
 
-import asyncio
-import re
 from collections.abc import Mapping
-from typing import Final, Self
+from typing import Final
 
 import msgspec
 import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from gateway.api.budget import Budget
+from gateway.api.audiences import encoded, notes, refusal, settle
+from gateway.api.bodies import Body
 from gateway.api.credentials import opened
 from gateway.api.errors import ApiError, Errno
 from gateway.api.intake import Busy, IdempotencyConflict, Unavailable
 from gateway.api.order import Accepted
 from gateway.api.push_body import Request, parse
-from gateway.api.service import Service
+from gateway.api.service import Backend, Service
+from gateway.audience import AudienceError
 from gateway.store.errors import StoreUnavailable
 
 _log = structlog.get_logger("columba.api")
 
 PATH: Final = "/v1/apps/{app}/pushes"
-_DIGITS: Final = re.compile(rb"[0-9]{1,18}")
 _JSON: Final = (b"content-type", b"application/json")
 _encode: Final = msgspec.json.Encoder().encode
-BODY_S: Final = 30.0
-"""A body that has begun to come must be there after so long: until then it takes room from others'."""
 _MALFORMED_BYTES: Final = 384
 """A malformed id as it is kept for the answer, at most."""
 
@@ -40,11 +37,12 @@ class Invalid(msgspec.Struct):
     code: str
 
 
-class PushAnswer(msgspec.Struct):
+class PushAnswer(msgspec.Struct, omit_defaults=True):
     push_id: str | None
     accepted: int | None
     invalid: list[Invalid]
     trace_id: str
+    notes: list[str] = []
 
 
 class PushRoute:
@@ -75,12 +73,22 @@ class PushRoute:
         limits = self._service.config.api
         authorization, key, length = _headers(scope)
         app = await opened(backend.apps, scope["path_params"]["app"], authorization)
-        with _Body(self._service.bodies, limits.max_body) as body:
+        with Body(self._service.bodies, limits.max_body) as body:
             request = parse(await body.read(receive, length), key, app, limits)
+        request = await _settled(request, backend, limits.max_devices)
         intake, beside = backend.intake, _MALFORMED_BYTES * len(request.malformed)
         if request.validate_only:
             return 200, _encode(_answered(await intake.check(request.order, beside), request))
         return 202, _encode(_answered(await intake.push(request.order, beside), request))
+
+
+async def _settled(request: Request, backend: Backend, max_devices: int) -> Request:
+    """With the segments of its audience put in. Raises ApiError, StoreUnavailable."""
+    if request.tree is None:
+        return request
+    tree, unknown = await settle(backend.segments, request.order.app, request.tree, max_devices)
+    order = request.order._replace(audience=encoded(tree), unknown_segments=unknown)
+    return request._replace(order=order)
 
 
 def _headers(scope: Scope) -> tuple[str | None, str | None, bytes | None]:
@@ -96,69 +104,21 @@ def _headers(scope: Scope) -> tuple[str | None, str | None, bytes | None]:
     return authorization, key, length
 
 
-class _Body:
-    """One request's body, in the budget from its first byte until it has been parsed."""
-
-    __slots__ = ("_budget", "_limit", "_size")
-
-    def __init__(self, budget: Budget, limit: int) -> None:
-        self._budget = budget
-        self._limit = limit
-        self._size = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._budget.give(self._size)
-
-    async def read(self, receive: Receive, length: bytes | None) -> bytes:
-        """Raises ApiError before it is read, or as soon as it is longer than allowed or possible."""
-        # What is sent beyond it is read and dropped by the server, so that the caller sees the answer.
-        if length is not None and _DIGITS.fullmatch(length) and int(length) > self._limit:
-            raise _too_large(self._limit)
-        first, more = await self._chunk(receive)
-        if not more:  # most pushes
-            return first
-        body = bytearray(first)
-        try:
-            async with asyncio.timeout(BODY_S):
-                while more:
-                    chunk, more = await self._chunk(receive)
-                    body += chunk
-        except TimeoutError:
-            raise ApiError(Errno.SLOW_BODY) from None
-        return bytes(body)
-
-    async def _chunk(self, receive: Receive) -> tuple[bytes, bool]:
-        """(bytes, whether more follow), counted."""
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        chunk: bytes = message.get("body", b"")
-        if self._size + len(chunk) > self._limit:
-            raise _too_large(self._limit)
-        if not self._budget.take(len(chunk)):
-            raise ApiError(Errno.BUSY)
-        self._size += len(chunk)
-        return chunk, message.get("more_body", False)
-
-
-def _too_large(limit: int) -> ApiError:
-    return ApiError(Errno.BODY_TOO_LARGE, f"the request body is over {limit} bytes")
-
-
 def _answered(accepted: Accepted, request: Request) -> PushAnswer:
     invalid = [Invalid(str(device), "unknown_device") for device in accepted.unknown]
     invalid += [Invalid(text, "malformed") for text in request.malformed]
+    invalid += [Invalid(name, "unknown_segment") for name in accepted.unknown_segments]
     push_id = str(accepted.push_id) if accepted.push_id else None
-    return PushAnswer(push_id, accepted.accepted, invalid, push_id or "")
+    said = notes(request.tree) if request.tree is not None else []
+    return PushAnswer(push_id, accepted.accepted, invalid, push_id or "", said)
 
 
 def as_api_error(failure: Exception) -> ApiError:
     """What the caller gets for any exception; a defect is logged under its trace id."""
     if isinstance(failure, ApiError):
         return failure
+    if isinstance(failure, AudienceError):
+        return refusal(failure)
     if isinstance(failure, IdempotencyConflict):
         return ApiError(Errno.CONFLICT, trace_id=str(failure.push_id))
     if isinstance(failure, Busy | Unavailable):

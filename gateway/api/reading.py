@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeVar
 
 from gateway.api.errors import ApiError, Errno
 from gateway.api.nodes import Nodes
@@ -15,17 +16,29 @@ _FOLDED_S: Final = 0.5
 _LOOK_S: Final = 0.02
 
 
+T = TypeVar("T", rpc_pb2.Counts, rpc_pb2.CutReply)
+
+
 async def push_counts(nodes: Nodes, app: App, push_id: int) -> rpc_pb2.Counts:
     """Raises ApiError where there is no such push of this app (yet), NodesAway."""
+    return await _folded(nodes, app, push_id, nodes.counts)
+
+
+async def push_cuts(nodes: Nodes, app: App, push_id: int, by: Sequence[str]) -> rpc_pb2.CutReply:
+    """Raises ApiError where there is no such push of this app (yet), NodesAway."""
+    return await _folded(nodes, app, push_id, lambda number: nodes.cuts(number, by))
+
+
+async def _folded(nodes: Nodes, app: App, push_id: int, ask: Callable[[int], Awaitable[T]]) -> T:
     if not nodes.exists(push_place(push_id).partition):
         raise ApiError(Errno.NO_PUSH)
     deadline = time.monotonic() + _FOLDED_S
     while True:
-        counts = await nodes.counts(push_id)
-        if counts.known:
-            if counts.app != app.number:
+        found = await ask(push_id)
+        if found.known:
+            if found.app != app.number:
                 raise ApiError(Errno.NO_PUSH)
-            return counts
+            return found
         if not nodes.young(push_id):
             raise ApiError(Errno.NO_PUSH)
         if time.monotonic() > deadline:

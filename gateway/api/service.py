@@ -3,16 +3,21 @@
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+import msgspec
 from google.protobuf.message import DecodeError
 
+from gateway.api.audiences import encoded, settle
 from gateway.api.budget import Budget
 from gateway.api.census import Census, Entry
+from gateway.api.errors import ApiError
 from gateway.api.intake import Busy, IdempotencyConflict, Intake, Refused
 from gateway.api.nodes import Nodes
 from gateway.api.order import Accepted, Order, digest_of
 from gateway.api.peers import Peers
 from gateway.api.push_body import MAX_KEY
 from gateway.api.seat import Seat
+from gateway.audience import Audience, AudienceError, Devices
+from gateway.audience_json import from_json
 from gateway.config import Config
 from gateway.metrics import Counter, Sample, encode_stats, process_samples, queue_samples
 from gateway.rpc import RpcError, RpcServer
@@ -21,6 +26,7 @@ from gateway.store.client import Store
 from gateway.store.clock import StoreClock
 from gateway.store.errors import StoreUnavailable
 from gateway.store.leases import Holder, Identity, Roster
+from gateway.store.segments import Segments
 from protocol.codes import MAX_CONTENT
 from protocol.schema import device_pb2, rpc_pb2
 
@@ -40,6 +46,7 @@ class Backend(NamedTuple):
     intake: Intake
     nodes: Nodes
     census: Census
+    segments: Segments
 
 
 class Service:
@@ -115,7 +122,7 @@ class Service:
             if not self.bodies.take(size):
                 raise Busy
             try:
-                order = await self._ordered(backend.apps, body)
+                order = await self._ordered(backend, body)
             finally:
                 self.bodies.give(size)
             del body  # the order has what it needs; the push may wait for long
@@ -128,29 +135,39 @@ class Service:
             raise RpcError("unavailable", "the store does not answer") from None
         return _reply(accepted)
 
-    async def _ordered(self, apps: Apps, body: bytes) -> Order:
+    async def _ordered(self, backend: Backend, body: bytes) -> Order:
         try:
             request = rpc_pb2.PushRequest.FromString(body)
             device_pb2.Content.FromString(request.content)
         except DecodeError:
             raise RpcError("invalid", "not a PushRequest with a Content") from None
-        app = apps.get(request.app) or await apps.find(request.app)
+        app = backend.apps.get(request.app) or await backend.apps.find(request.app)
         if app is None:
             raise RpcError("unknown_app", "there is no such app")
-        devices = list(dict.fromkeys(request.devices))
-        self._check(request, len(devices))
+        tree, devices = _whom(request)
+        self._check(request, tree, len(devices))
         digest = ""
         if request.idempotency_key:
             digest = digest_of(
-                everybody=request.everybody,
+                audience=tree,
                 devices=devices,
                 malformed=(),
                 content=request.content,
                 ttl_s=request.ttl_s,
             )
+        audience = b""
+        if tree is not None:
+            try:
+                settled = await settle(backend.segments, app, tree, self.config.api.max_devices)
+            except ApiError as error:
+                raise RpcError("invalid", error.message) from None
+            if settled.unknown_segments:
+                named = ", ".join(settled.unknown_segments)
+                raise RpcError("invalid", f"no segment of this name is saved: {named}")
+            audience = encoded(settled.tree)
         return Order(
             app,
-            request.everybody,
+            audience,
             devices,
             request.content,
             request.ttl_s,
@@ -158,16 +175,30 @@ class Service:
             digest,
         )
 
-    def _check(self, request: rpc_pb2.PushRequest, devices: int) -> None:
+    def _check(self, request: rpc_pb2.PushRequest, tree: Audience | None, devices: int) -> None:
         limits = self.config.api
         if not 0 < len(request.content) <= MAX_CONTENT:
             raise RpcError("invalid", f"content has 1 to {MAX_CONTENT} bytes")
-        if request.everybody == bool(devices) or devices > limits.max_devices:
-            raise RpcError("invalid", f"everybody, or 1 to {limits.max_devices} devices")
+        if (tree is not None) == bool(devices) or devices > limits.max_devices:
+            raise RpcError("invalid", f"an audience, or 1 to {limits.max_devices} devices")
         if request.ttl_s > limits.max_ttl_s:
             raise RpcError("invalid", f"ttl_s is 0 to {limits.max_ttl_s}")
         if len(request.idempotency_key) > MAX_KEY:
             raise RpcError("invalid", f"idempotency_key has at most {MAX_KEY} characters")
+
+
+def _whom(request: rpc_pb2.PushRequest) -> tuple[Audience | None, list[int]]:
+    """(tree, devices listed); a tree that only lists devices is a list. Raises RpcError."""
+    devices = list(dict.fromkeys(request.devices))
+    if not request.audience:
+        return None, devices
+    try:
+        tree = from_json(msgspec.json.decode(request.audience))
+    except (ValueError, RecursionError, AudienceError) as error:
+        raise RpcError("invalid", f"not an audience: {error}") from None
+    if isinstance(tree, Devices) and not devices:
+        return None, list(tree.ids)
+    return tree, devices
 
 
 def _reply(accepted: Accepted) -> bytes:

@@ -40,6 +40,64 @@ class DeviceView(BaseModel):
     epoch: str = Field(description="Of the latest session; a later session has a greater one.")
 
 
+class InvalidTarget(BaseModel):
+    target: str
+    code: str
+
+
+class AudienceCount(BaseModel):
+    count: int = Field(description="Devices that it means now.")
+    ms: float = Field(description="From the question to the last answer.")
+    notes: list[str] = Field(description="What is allowed but may not be what was meant.")
+    invalid: list[InvalidTarget] | None = Field(
+        default=None, description="Segments that are not saved; they count as nobody."
+    )
+
+
+class Term(BaseModel):
+    term: str
+    devices: int
+    ms: float
+
+
+class PartitionPart(BaseModel):
+    partition: int
+    devices: int
+    ms: float
+
+
+class AudienceExplained(AudienceCount):
+    terms: list[Term] = Field(description="In the order in which they were looked at.")
+    partitions: list[PartitionPart]
+    sample: list[str] = Field(description="A few device ids.")
+
+
+class PushCuts(BaseModel):
+    push_id: str
+    by: dict[str, dict[str, dict[str, int]]] = Field(description="Name, tag, state: devices.")
+
+
+class TagResult(BaseModel):
+    device: str
+    ok: bool
+    code: str | None = Field(default=None, description="What is wrong, if not ok.")
+
+
+class TagResults(BaseModel):
+    results: list[TagResult] = Field(description="In the order of the items.")
+
+
+class SegmentView(BaseModel):
+    name: str
+    audience: Any = Field(description="JSON form.")
+    text: str = Field(description="The same as an expression.")
+    notes: list[str]
+
+
+class SegmentList(BaseModel):
+    segments: list[SegmentView]
+
+
 class Problem(BaseModel):
     code: int = Field(description="The HTTP status.")
     errno: int = Field(description="What exactly; stable.")

@@ -46,6 +46,14 @@ class ApiClient:
             raise ApiProblem(f"{self._url} answered without a push_id: is it a Columba API?")
         return answer
 
+    def audience(self, verb: str, expression: str) -> dict[str, Any]:
+        """What an audience means now; `verb` is count or explain. Raises ApiProblem."""
+        path = f"/v1/apps/{self._app}/audience:{verb}"
+        answer = self._request("POST", path, {"audience": expression})
+        if not isinstance(answer, dict) or "count" not in answer:
+            raise ApiProblem(f"{self._url} answered without a count: is it a Columba API?")
+        return answer
+
     def counts(self, push_id: str) -> dict[str, Any]:
         """Devices by state. Raises ApiProblem."""
         answer = self._request("GET", f"/v1/apps/{self._app}/pushes/{push_id}")
@@ -126,17 +134,20 @@ def push_body(
     *,
     devices: Sequence[str],
     everybody: bool,
+    to: str | None,
     title: str | None,
     body: str | None,
     data: Sequence[str],
     ttl: int | None,
 ) -> dict[str, object]:
     """The request of `columba push`. Raises UsageProblem."""
-    if everybody == bool(devices):
-        raise UsageProblem("name the audience: --device ID (once or more), or --all")
+    if everybody + bool(devices) + (to is not None) != 1:
+        raise UsageProblem("name the audience: --device ID (once or more), --to EXPR, or --all")
     if title is None and body is None and not data:
         raise UsageProblem("say something: --title, --body or --data key=value")
-    request: dict[str, object] = {"audience": "all" if everybody else {"devices": list(devices)}}
+    request: dict[str, object] = {"audience": "all" if to is None else to}
+    if devices:
+        request["audience"] = {"devices": list(devices)}
     if title is not None or body is not None:
         request["notification"] = {"title": title or "", "body": body or ""}
     if data:

@@ -12,6 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gateway.cli.audience import audience_app
+from gateway.cli.options import (
+    Api,
+    ApiKey,
+    App,
+    AsJson,
+    ConfigFile,
+    DataDir,
+    Sets,
+    StoreUrl,
+)
+
 if TYPE_CHECKING:
     from gateway.config import Config
     from gateway.config_sources import Loaded
@@ -24,29 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option("--config", metavar="PATH", help="TOML file; columba.toml here if it is there."),
-]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="A setting, such as edge.count=2; repeatable."),
-]
-DataDir = Annotated[
-    Path | None, typer.Option("--data-dir", metavar="PATH", help="Everything durable lies here.")
-]
-StoreUrl = Annotated[
-    str | None, typer.Option("--store", metavar="URL", help="redis://host:port/db or unix:///path.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
-Api = Annotated[
-    str | None, typer.Option("--api", metavar="URL", help="Address of the API (COLUMBA_API).")
-]
-App = Annotated[str | None, typer.Option("--app", help="The app's id (COLUMBA_APP).")]
-ApiKey = Annotated[
-    str | None,
-    typer.Option(help="The app's API key; better in the environment: COLUMBA_API_KEY."),
-]
+app.add_typer(audience_app, name="audience")
 
 
 @app.command()
@@ -180,6 +170,9 @@ def push(
         list[str] | None, typer.Option("--device", metavar="ID", help="A device; repeatable.")
     ] = None,
     everybody: Annotated[bool, typer.Option("--all", help="Every device of the app.")] = False,
+    to: Annotated[
+        str | None, typer.Option(metavar="EXPR", help="An audience, such as 'city:gz & !vip'.")
+    ] = None,
     title: Annotated[str | None, typer.Option(help="Title of the notification.")] = None,
     body: Annotated[str | None, typer.Option(help="Its text.")] = None,
     data: Annotated[
@@ -207,6 +200,7 @@ def push(
     request = push_body(
         devices=devices or (),
         everybody=everybody,
+        to=to,
         title=title,
         body=body,
         data=data or (),
@@ -221,6 +215,8 @@ def push(
         if answer.get("invalid"):
             left_out = (f"{bad['target']} ({bad['code']})" for bad in answer["invalid"])
             typer.echo("left out: " + ", ".join(left_out))
+        for note in answer.get("notes") or ():
+            typer.echo(f"note: {note}")
     if wait > 0:
         answer["counts"] = watch(
             client, push_id, wait, (lambda _: None) if as_json else _print_counts

@@ -15,6 +15,7 @@ from gateway.dispatch.links import Links
 from gateway.dispatch.owned import Owned, Surroundings
 from gateway.dispatch.partition import Effects
 from gateway.dispatch.queries import Queries
+from gateway.dispatch.tagging import Tagging, TagLimits
 from gateway.metrics import Sample, process_samples
 from gateway.store import leases, ownership
 from gateway.store.client import Store
@@ -54,7 +55,9 @@ class Node:
         self.roster = Roster(store, clock, config.store.lease_s)
         self.links = Links(secret, self._on_link_up, self._on_link_down)
         self.contents = Contents(store, config.dispatch.content_cache_bytes)
-        self.queries = Queries(store, self.owned, self.may_act)
+        self.queries = Queries(store, self.owned, self.may_act, clock.now_ms)
+        limits = TagLimits(config.dispatch.tags_per_device, config.dispatch.tags_per_app)
+        self.tagging = Tagging(self.owned, limits)
         self._reader = LogReader(reader_store)
         self._around = Surroundings(
             config.dispatch,
@@ -320,3 +323,17 @@ class Node:
         boxes = [box for owned in live for box in owned.partition.inbox.values()]
         yield "columba_pending_singles", {}, sum(map(len, boxes))
         yield "columba_queue_items", {"queue": "sends"}, sum(o.queued for o in live)
+        for owned in live:
+            yield from _partition_samples(owned)
+
+
+def _partition_samples(owned: Owned) -> Iterable[Sample]:
+    """How large one partition is."""
+    partition, labels = owned.partition, {"partition": str(owned.p)}
+    yield "columba_partition_devices", labels, sum(map(len, partition.apps.values()))
+    yield "columba_partition_tags", labels, len(partition.tags) + len(partition.bound)
+    yield "columba_partition_pushes", labels, len(partition.pushes)
+    yield "columba_partition_bytes", labels, partition.estimated_bytes()
+    yield "columba_partition_log_records", labels, owned.log_lag
+    age_s = time.monotonic() - owned.snapshots.written_at
+    yield "columba_partition_snapshot_age_seconds", labels, age_s

@@ -76,6 +76,7 @@ class Owned:
         self._out: deque[Send] = deque()
         self._out_ready = asyncio.Event()
         self._appending = False
+        self._append_turn = asyncio.Lock()
         self.late_receipts_total = 0
         self.deposed = False
         """A newer owner exists: the node lets go of this partition."""
@@ -323,26 +324,35 @@ class Owned:
             self._appending = False
 
     async def _append(self, record: bytes) -> None:
-        """Until its outcome is known; a lost reply is repeated under its seq."""
-        self.seq += 1
+        """Until its outcome is known; a lost reply is repeated under its seq. Fenced when deposed."""
         around = self._around
-        while not self.deposed:
-            try:
-                await ownership.append_as_owner(
-                    around.store,
-                    self.p,
-                    around.identity,
-                    fence=self.fence,
-                    seq=self.seq,
-                    record=record,
-                )
-            except StoreUnavailable:
-                await asyncio.sleep(0.2)
-                await around.store.wait_up()
-            except Fenced:
-                self.deposed = True
-            else:
-                return
+        async with self._append_turn:  # a second call under a greater seq would make this one old
+            self.seq += 1
+            while not self.deposed:
+                try:
+                    return await ownership.append_as_owner(
+                        around.store,
+                        self.p,
+                        around.identity,
+                        fence=self.fence,
+                        seq=self.seq,
+                        record=record,
+                    )
+                except StoreUnavailable:
+                    await asyncio.sleep(0.2)
+                    await around.store.wait_up()
+                except Fenced:
+                    self.deposed = True
+        raise Fenced(f"partition {self.p} has another owner")
+
+    async def append_and_fold(self, record: bytes) -> None:
+        """Append a record of the owner's and wait until it is folded. Raises Fenced."""
+        await self._append(record)
+        end = position_key(await tail(self._around.store, self.p))
+        while position_key(self.partition.position) < end:
+            if self.deposed:
+                raise Fenced(f"partition {self.p} has another owner")
+            await asyncio.sleep(0.002)
 
     async def drop_contents(self) -> None:
         """Contents of pushes that are final go from the store."""

@@ -11,15 +11,21 @@ from typing import Final
 
 from pyroaring import BitMap
 
+from gateway.dispatch.audiences import DAY_MS, select
 from gateway.dispatch.campaign import Campaign, Push, Single, Tally
 from protocol.schema import log_pb2
 
 OFFLINE: Final = 0
+MOST_DAYS: Final = 31
+"""So far back an audience may ask who was active, or new (today included)."""
 _ROW_BYTES: Final = 220
 """A finished single and its dict entry, measured; for the byte cap."""
 SINGLES_BLOCK: Final = 10
-PROFILES_BLOCK: Final = 12
-"""Shift: 1,024 singles (by order) and 4,096 profiles (by index) make one piece of a snapshot."""
+PROFILES_BLOCK: Final = 10
+"""Shift: 1,024 singles (by order) or profiles (by index) make one piece of a snapshot, which takes
+some 5 ms to write down."""
+Profile = tuple[int, tuple[str, ...]]
+"""(change number, keys of `tags`)"""
 
 
 class Effects:
@@ -65,9 +71,17 @@ class Partition:
         self.online: dict[int, BitMap] = {}
         """edge -> device indexes"""
         self.tags: dict[str, BitMap] = {}
-        """"app number/tag" -> device indexes"""
-        self.profiles: dict[int, tuple[int, tuple[str, ...]]] = {}
-        """index -> (change number, keys of `tags`)"""
+        """"app number/tag" -> device indexes, as devices say of themselves"""
+        self.bound: dict[str, BitMap] = {}
+        """The same as app servers have set it; a device carries a tag if either says so"""
+        self.bound_of: dict[int, set[str]] = {}
+        """index -> keys of `bound`"""
+        self.seen: dict[int, BitMap] = {}
+        """day (since the Unix epoch, UTC) -> devices that had a session begin or end in it"""
+        self.born: dict[int, BitMap] = {}
+        """day -> devices registered in it"""
+        self.profiles: dict[int, dict[int, Profile]] = {}
+        """block -> index -> profile; in blocks, so that a snapshot copies what changed at once"""
         self.pushes: dict[int, Push] = {}
         self.campaigns: dict[int, Campaign] = {}
         """Those with pending devices, in the order of the log."""
@@ -99,8 +113,23 @@ class Partition:
         return pending
 
     def tags_of(self, index: int) -> list[str]:
-        _, names = self.profiles.get(index, (0, ()))
-        return [name.partition("/")[2] for name in names]
+        _, names = self.profile_of(index)
+        both = self.bound_of.get(index, set()).union(names)
+        return sorted(name.partition("/")[2] for name in both)
+
+    def profile_of(self, index: int) -> Profile:
+        return self.profiles.get(index >> PROFILES_BLOCK, {}).get(index, (0, ()))
+
+    def _set_profile(self, index: int, profile: Profile) -> None:
+        self.profiles.setdefault(index >> PROFILES_BLOCK, {})[index] = profile
+
+    def carriers(self, app: int, tag: str) -> BitMap:
+        """Devices of an app that carry a tag. May be the state itself: only to be read."""
+        key = f"{app}/{tag}"
+        own, bound = self.tags.get(key), self.bound.get(key)
+        if own is not None and bound is not None:
+            return own | bound
+        return own or bound or BitMap()
 
     def singles_of(self, block: int) -> list[Single]:
         found = (self.pushes.get(push_id) for push_id in self._singles.get(block, ()))
@@ -118,11 +147,13 @@ class Partition:
         ms = int(position.partition("-")[0])
         message = log_pb2.Record.FromString(record)
         if message.HasField("sessions"):
-            self._fold_sessions(message.sessions, effects)
+            self._fold_sessions(message.sessions, ms // DAY_MS, effects)
         for receipts in message.receipts:
             self._fold_receipts(receipts, effects)
         for profile in message.profiles:
             self._fold_profile(profile)
+        for tagging in message.taggings:
+            self._fold_tagging(tagging)
         for push in message.pushes:
             self._fold_push(push, ms, effects)
         for down in message.edges_down:
@@ -133,12 +164,13 @@ class Partition:
         self.records += 1
         return effects
 
-    def _fold_sessions(self, sessions: log_pb2.Sessions, effects: Effects) -> None:
+    def _fold_sessions(self, sessions: log_pb2.Sessions, day: int, effects: Effects) -> None:
         edge = sessions.edge
         location = self.location
         here = self._online_at(edge)
         for index, app, epoch in zip(sessions.up, sessions.app, sessions.epoch, strict=True):
-            self._add_device(index, app)
+            if self._add_device(index, app):
+                self._note_day(self.born, "born", day).add(index)
             before = location[index]
             if before != edge:
                 if before != OFFLINE:
@@ -147,6 +179,9 @@ class Partition:
                 location[index] = edge
                 here.add(index)
         effects.arrived.update(sessions.up)
+        seen = self._note_day(self.seen, "seen", day)
+        seen.update(sessions.up)
+        seen.update(sessions.down)
         for index in sessions.down:
             if index < len(location) and location[index] == edge:
                 location[index] = OFFLINE
@@ -154,6 +189,17 @@ class Partition:
         # A session that came and went within this record has not arrived.
         if sessions.down:
             effects.arrived &= here
+
+    def _note_day(self, days: dict[int, BitMap], name: str, day: int) -> BitMap:
+        """The bitmap of a day; days that no audience can ask for any more go."""
+        found = days.get(day)
+        if found is None:
+            found = days[day] = BitMap()
+            for old in [d for d in days if d <= day - MOST_DAYS]:
+                del days[old]
+                self.dirty.add(f"{name}/{old}")
+        self.dirty.add(f"{name}/{day}")
+        return found
 
     def _online_at(self, edge: int) -> BitMap:
         self.dirty.add(f"online/{edge}")
@@ -165,14 +211,17 @@ class Partition:
     def _go_offline(self, index: int, edge: int) -> None:
         self._online_at(edge).discard(index)
 
-    def _add_device(self, index: int, app: int) -> None:
+    def _add_device(self, index: int, app: int) -> bool:
+        """True if it is new."""
         self.reserve(index)
         devices = self.apps.get(app)
         if devices is None:
             devices = self.apps[app] = BitMap()
-        if index not in devices:
-            devices.add(index)
-            self.dirty.add(f"apps/{app}")
+        if index in devices:
+            return False
+        devices.add(index)
+        self.dirty.add(f"apps/{app}")
+        return True
 
     def _fold_receipts(self, receipts: log_pb2.Receipts, effects: Effects) -> None:
         push = self.pushes.get(receipts.push_id)
@@ -202,7 +251,7 @@ class Partition:
     def _fold_profile(self, profile: log_pb2.Profile) -> None:
         index = profile.index
         app = self.app_of(index)
-        change, names = self.profiles.get(index, (0, ()))
+        change, names = self.profile_of(index)
         if not app or profile.change <= change:
             return
         wanted = tuple(f"{app}/{tag}" for tag in profile.tags)
@@ -212,15 +261,31 @@ class Partition:
                 del self.tags[name]
         for name in set(wanted).difference(names):
             self.tags.setdefault(name, BitMap()).add(index)
-        self.profiles[index] = (profile.change, wanted)
+        self._set_profile(index, (profile.change, wanted))
         self.dirty.add(f"profiles/{index >> PROFILES_BLOCK}")
+
+    def _fold_tagging(self, tagging: log_pb2.Tagging) -> None:
+        key = f"{tagging.app}/{tagging.tag}"
+        devices = self.apps.get(tagging.app, BitMap()) & BitMap(tagging.index)
+        bound = self.bound.setdefault(key, BitMap())
+        if tagging.remove:
+            bound -= devices
+            for index in devices:
+                self.bound_of.get(index, set()).discard(key)
+        else:
+            bound |= devices
+            for index in devices:
+                self.bound_of.setdefault(index, set()).add(key)
+        if not bound:
+            del self.bound[key]
+        self.dirty.add(f"bound/{key}")
 
     def _fold_push(self, record: log_pb2.Push, ms: int, effects: Effects) -> None:
         if record.push_id in self.pushes:
             return  # a fan-out that two processes completed
         self.order += 1
         accepted_ms = record.accepted_ms or ms
-        if len(record.index) == 1 and not record.everybody and not record.accepted_ms:
+        if len(record.index) == 1 and not record.audience and not record.accepted_ms:
             push = self._single(record, accepted_ms)
         else:
             push = self._campaign(record, accepted_ms)
@@ -245,16 +310,17 @@ class Partition:
         return push
 
     def _campaign(self, record: log_pb2.Push, accepted_ms: int) -> Campaign:
-        targeted = self._audience(record)
+        targeted = self._audience(record, accepted_ms)
         if record.ttl_s == 0:
             targeted &= BitMap.union(BitMap(), *self.online.values())
         push = Campaign(record.push_id, record.app, record.ttl_s, accepted_ms, self.order, targeted)
         push.home, push.in_record = record.home, record.accepted_ms > 0
         return push
 
-    def _audience(self, record: log_pb2.Push) -> BitMap:
-        devices = self.apps.get(record.app, BitMap())
-        return devices.copy() if record.everybody else devices & BitMap(record.index)
+    def _audience(self, record: log_pb2.Push, ms: int) -> BitMap:
+        if record.audience:
+            return select(self, record.app, record.audience, ms)
+        return self.apps.get(record.app, BitMap()) & BitMap(record.index)
 
     def _fold_edge_down(self, down: log_pb2.EdgeDown, effects: Effects) -> None:
         devices = self.online.pop(down.edge, BitMap())
@@ -313,9 +379,14 @@ class Partition:
             self.location[index] = edge
 
     def restore_profile(self, index: int, change: int, names: Iterable[str]) -> None:
-        self.profiles[index] = (change, tuple(names))
+        self._set_profile(index, (change, tuple(names)))
         for name in names:
             self.tags.setdefault(name, BitMap()).add(index)
+
+    def restore_bound(self, key: str, devices: BitMap) -> None:
+        self.bound[key] = devices
+        for index in devices:
+            self.bound_of.setdefault(index, set()).add(key)
 
     def restore_push(self, push: Push) -> None:
         """In ascending order, so that what is pending stands in the order of the log."""

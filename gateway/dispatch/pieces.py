@@ -11,7 +11,7 @@ import msgspec
 from pyroaring import BitMap
 
 from gateway.dispatch.campaign import Campaign, Push, Single, Tally
-from gateway.dispatch.partition import PROFILES_BLOCK, Partition
+from gateway.dispatch.partition import Partition, Profile
 from protocol.schema import log_pb2
 
 _META: Final = "meta"
@@ -38,7 +38,10 @@ def names(partition: Partition) -> set[str]:
     """All pieces that this state consists of, but for what every snapshot has."""
     found = {f"apps/{app}" for app in partition.apps}
     found |= {f"online/{edge}" for edge in partition.online}
-    found |= {f"profiles/{index >> PROFILES_BLOCK}" for index in partition.profiles}
+    found |= {f"bound/{key}" for key in partition.bound}
+    found |= {f"seen/{day}" for day in partition.seen}
+    found |= {f"born/{day}" for day in partition.born}
+    found |= {f"profiles/{block}" for block in partition.profiles}
     for push in partition.pushes.values():
         found.add(partition.piece_of(push))
     return found
@@ -71,6 +74,12 @@ def restore(partition: Partition, position: str, pieces: dict[str, bytes]) -> No
             partition.apps[int(rest)] = BitMap.deserialize(blob)
         elif kind == "online":
             partition.restore_online(int(rest), BitMap.deserialize(blob))
+        elif kind == "bound":
+            partition.restore_bound(rest, BitMap.deserialize(blob))
+        elif kind == "seen":
+            partition.seen[int(rest)] = BitMap.deserialize(blob)
+        elif kind == "born":
+            partition.born[int(rest)] = BitMap.deserialize(blob)
         elif kind == "profiles":
             for profile in log_pb2.Record.FromString(blob).profiles:
                 partition.restore_profile(profile.index, profile.change, profile.tags)
@@ -90,13 +99,17 @@ def restore(partition: Partition, position: str, pieces: dict[str, bytes]) -> No
 def _maker(partition: Partition, name: str) -> Callable[[], bytes] | None:
     """Serialiser of a frozen copy of one piece; None if there is nothing left of it."""
     kind, _, rest = name.partition("/")
-    if kind in ("apps", "online"):
-        devices = (partition.apps if kind == "apps" else partition.online).get(int(rest))
+    by_number = {
+        "apps": partition.apps,
+        "online": partition.online,
+        "seen": partition.seen,
+        "born": partition.born,
+    }.get(kind)
+    if by_number is not None or kind == "bound":
+        devices = partition.bound.get(rest) if by_number is None else by_number.get(int(rest))
         return _bitmap_maker(devices) if devices else None
     if kind == "profiles":
-        block = int(rest)
-        span = range(block << PROFILES_BLOCK, (block + 1) << PROFILES_BLOCK)
-        rows = [(i, *partition.profiles[i]) for i in span if i in partition.profiles]
+        rows = partition.profiles.get(int(rest), {}).copy()
         return lambda: _write_profiles(rows)
     if kind == "singles":
         singles = [_row(single) for single in partition.singles_of(int(rest))]
@@ -115,10 +128,12 @@ def _bitmap_maker(devices: BitMap) -> Callable[[], bytes]:
     return lambda: bytes(copy.serialize())
 
 
-def _write_profiles(rows: list[tuple[int, int, tuple[str, ...]]]) -> bytes:
-    return log_pb2.Record(
-        profiles=[log_pb2.Profile(index=i, change=change, tags=tags) for i, change, tags in rows]
-    ).SerializeToString()
+def _write_profiles(rows: dict[int, Profile]) -> bytes:
+    profiles = [
+        log_pb2.Profile(index=index, change=change, tags=tags)
+        for index, (change, tags) in rows.items()
+    ]
+    return log_pb2.Record(profiles=profiles).SerializeToString()
 
 
 _Row = tuple[int, int, int, int, int, int, int]

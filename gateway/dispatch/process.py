@@ -77,6 +77,9 @@ async def _serve_nodes(
             {
                 Method.COUNTS: node.queries.counts,
                 Method.DEVICE: node.queries.device,
+                Method.AUDIENCE: node.queries.audience,
+                Method.CUT: node.queries.cut,
+                Method.TAG: node.tagging.tag,
                 Method.STATS: lambda _, node=node: encode_stats("node", node.samples()),  # type: ignore[misc]
             }
         )

@@ -32,15 +32,16 @@ def sample(fraction: float, salt: str, partition: int, size: int) -> BitMap:
     bits = chunks * _CHUNK
     below, equal = 0, (1 << bits) - 1
     for k in range(PRECISION):
-        if not equal or not threshold:
-            break
+        rest = threshold & ((1 << (PRECISION - k)) - 1)
+        if not equal or not rest:
+            break  # nothing is left to be decided
         stream = _stream(salt, partition, k, chunks)
-        if threshold >> (PRECISION - 1 - k) & 1:
+        if rest >> (PRECISION - 1 - k):
             below |= equal & ~stream
             equal &= stream
         else:
             equal &= ~stream
-    found = _bitmap(below.to_bytes(bits // 8, "little"))
+    found = bitmap(below.to_bytes(bits // 8, "little"))
     found.remove_range(size, bits)
     return found
 
@@ -50,7 +51,7 @@ def _stream(salt: str, partition: int, k: int, chunks: int) -> int:
     return int.from_bytes(hashlib.shake_128(seed).digest(chunks * _CHUNK_BYTES), "little")
 
 
-def _bitmap(bits: bytes) -> BitMap:
+def bitmap(bits: bytes) -> BitMap:
     """A roaring bitmap of a plain bit string, through its serialised form."""
     keys, containers = [], []
     for key in range(len(bits) // _CHUNK_BYTES):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
+from gateway.systemtags import REPORTED, is_system
 from protocol.codes import (
     MAX_RECEIPTS,
     MAX_TAG_BYTES,
@@ -13,8 +14,6 @@ from protocol.codes import (
 from protocol.errors import RemoteProtocolError
 from protocol.schema import device_pb2, log_pb2
 
-ATTRIBUTES: Final = frozenset({"platform", "version", "lang", "tz", "country", "permission", "sdk"})
-"""What a device says of itself; each becomes a system tag `name:value`."""
 _STATES: Final = frozenset(device_pb2.ReceiptState.values()) - {0}
 
 
@@ -51,10 +50,8 @@ def read_profile(body: bytes, index: int) -> tuple[int, bytes]:
         raise _malformed(f"a tag has 1 to {MAX_TAG_BYTES} bytes")
     if any(len(value.encode()) > MAX_TEXT_BYTES for value in message.attributes.values()):
         raise _malformed(f"an attribute has at most {MAX_TEXT_BYTES} bytes")
-    tags = {tag for tag in message.tags if tag.partition(":")[0] not in ATTRIBUTES}
-    tags.update(
-        f"{name}:{value}" for name, value in message.attributes.items() if name in ATTRIBUTES
-    )
+    tags = {tag for tag in message.tags if not is_system(tag)}
+    tags.update(f"{name}:{value}" for name, value in message.attributes.items() if name in REPORTED)
     profile = log_pb2.Profile(index=index, change=message.change, tags=sorted(tags))
     return message.change, profile.SerializeToString()
 

@@ -24,7 +24,7 @@ A partition's keys
     {p}:manifest:previous   string   the one before, kept as a fallback; the log reaches back to it.
     {p}:manifest:corrupt    string   one that could not be read, set aside for a look. snapshot_aside.lua
     {p}:trimmed    string   log position up to which the log may be trimmed. snapshot_commit.lua.
-    {p}:push:{id}  hash     record of a push whose home this is: app, ttl_s, everybody, content,
+    {p}:push:{id}  hash     record of a push whose home this is: app, ttl_s, audience, content,
                             accepted_ms, left, and t:{q} = device indexes of each partition still to
                             reach. accept.lua, fanout_done.lua; expires with the push.
     {p}:fanouts    zset     pushes at home here with partitions left, scored by their accept (ms).
@@ -38,6 +38,7 @@ The deployment's keys
     {leases}:folded:{n}  set   partitions that have folded the end of edge n.
     {apps}           hash   app id -> JSON {number, access_key, api_keys: [SHA-256, ...]}.
     {apps}:number    string counter of app numbers.
+    {apps}:segments:{n}  hash  of app n: segment name -> JSON form of an audience.
     {deployment}     hash   partitions, schema: fixed by the first start.
 """
 
@@ -47,6 +48,10 @@ LEASE_START = "{leases}:start"
 APPS = "{apps}"
 APP_NUMBER = "{apps}:number"
 DEPLOYMENT = "{deployment}"
+
+
+def segments(app: int) -> str:
+    return f"{APPS}:segments:{app}"
 
 
 def log(p: int) -> str:

@@ -19,7 +19,7 @@ class PushPart(NamedTuple):
     push: bytes
     """columba.log.Push without indexes and content, encoded."""
     indexes: bytes
-    """u32 LE each; empty with everybody."""
+    """u32 LE each; empty with an audience."""
     content: bytes
     """columba.device.Content; empty where it stands in a push record."""
 
@@ -29,7 +29,7 @@ def encode_push(  # a columba.log.Push; built by hand because it is built for ev
     app: int,
     ttl_s: int,
     *,
-    everybody: bool,
+    audience: bytes,
     accepted_ms: int = 0,
     home: int = 0,
 ) -> bytes:
@@ -37,8 +37,8 @@ def encode_push(  # a columba.log.Push; built by hand because it is built for ev
     record = b"\x09" + push_id.to_bytes(8, "little") + b"\x10" + varint(app)
     if ttl_s:
         record += b"\x18" + varint(ttl_s)
-    if everybody:
-        record += b"\x20\x01"
+    if audience:
+        record += b"\x22" + varint(len(audience)) + audience
     if accepted_ms:
         record += b"\x28" + varint(accepted_ms)
     if home:
@@ -81,10 +81,11 @@ class PushRecord(NamedTuple):
     push_id: int
     app: int
     ttl_s: int
-    everybody: bool
+    audience: bytes
+    """JSON form of a tree (`"all"` is everybody); empty where devices are listed."""
     content: bytes
     targets: Mapping[int, bytes]
-    """partition -> indexes (u32 LE each; empty with everybody)"""
+    """partition -> indexes (u32 LE each; empty with an audience)"""
 
 
 Parts = Sequence[tuple[int, PushPart]]
@@ -97,7 +98,7 @@ def parts_of(record: PushRecord, accepted_ms: int, home: int) -> Parts:
         record.push_id,
         record.app,
         record.ttl_s,
-        everybody=record.everybody,
+        audience=record.audience,
         accepted_ms=accepted_ms,
         home=home,
     )
@@ -135,7 +136,7 @@ async def accept(
         (record.ttl_s + _KEPT_AFTER_EXPIRY_S) * 1000,
         record.app,
         record.ttl_s,
-        int(record.everybody),
+        record.audience,
         record.content,
     ]
     for p, indexes in record.targets.items():
@@ -181,7 +182,7 @@ async def read_record(store: Store, home: int, push_id: int) -> tuple[PushRecord
         push_id=push_id,
         app=int(fields[b"app"]),
         ttl_s=int(fields[b"ttl_s"]),
-        everybody=fields[b"everybody"] == b"1",
+        audience=fields[b"audience"],
         content=fields[b"content"],
         targets=targets,
     )

@@ -7,20 +7,22 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Record(_message.Message):
-    __slots__ = ("sessions", "receipts", "profiles", "pushes", "edges_down", "due")
+    __slots__ = ("sessions", "receipts", "profiles", "pushes", "edges_down", "due", "taggings")
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
     RECEIPTS_FIELD_NUMBER: _ClassVar[int]
     PROFILES_FIELD_NUMBER: _ClassVar[int]
     PUSHES_FIELD_NUMBER: _ClassVar[int]
     EDGES_DOWN_FIELD_NUMBER: _ClassVar[int]
     DUE_FIELD_NUMBER: _ClassVar[int]
+    TAGGINGS_FIELD_NUMBER: _ClassVar[int]
     sessions: Sessions
     receipts: _containers.RepeatedCompositeFieldContainer[Receipts]
     profiles: _containers.RepeatedCompositeFieldContainer[Profile]
     pushes: _containers.RepeatedCompositeFieldContainer[Push]
     edges_down: _containers.RepeatedCompositeFieldContainer[EdgeDown]
     due: Due
-    def __init__(self, sessions: _Optional[_Union[Sessions, _Mapping]] = ..., receipts: _Optional[_Iterable[_Union[Receipts, _Mapping]]] = ..., profiles: _Optional[_Iterable[_Union[Profile, _Mapping]]] = ..., pushes: _Optional[_Iterable[_Union[Push, _Mapping]]] = ..., edges_down: _Optional[_Iterable[_Union[EdgeDown, _Mapping]]] = ..., due: _Optional[_Union[Due, _Mapping]] = ...) -> None: ...
+    taggings: _containers.RepeatedCompositeFieldContainer[Tagging]
+    def __init__(self, sessions: _Optional[_Union[Sessions, _Mapping]] = ..., receipts: _Optional[_Iterable[_Union[Receipts, _Mapping]]] = ..., profiles: _Optional[_Iterable[_Union[Profile, _Mapping]]] = ..., pushes: _Optional[_Iterable[_Union[Push, _Mapping]]] = ..., edges_down: _Optional[_Iterable[_Union[EdgeDown, _Mapping]]] = ..., due: _Optional[_Union[Due, _Mapping]] = ..., taggings: _Optional[_Iterable[_Union[Tagging, _Mapping]]] = ...) -> None: ...
 
 class Sessions(_message.Message):
     __slots__ = ("edge", "up", "app", "epoch", "down")
@@ -57,11 +59,11 @@ class Profile(_message.Message):
     def __init__(self, index: _Optional[int] = ..., change: _Optional[int] = ..., tags: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Push(_message.Message):
-    __slots__ = ("push_id", "app", "ttl_s", "everybody", "accepted_ms", "home", "content", "index")
+    __slots__ = ("push_id", "app", "ttl_s", "audience", "accepted_ms", "home", "content", "index")
     PUSH_ID_FIELD_NUMBER: _ClassVar[int]
     APP_FIELD_NUMBER: _ClassVar[int]
     TTL_S_FIELD_NUMBER: _ClassVar[int]
-    EVERYBODY_FIELD_NUMBER: _ClassVar[int]
+    AUDIENCE_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_MS_FIELD_NUMBER: _ClassVar[int]
     HOME_FIELD_NUMBER: _ClassVar[int]
     CONTENT_FIELD_NUMBER: _ClassVar[int]
@@ -69,12 +71,24 @@ class Push(_message.Message):
     push_id: int
     app: int
     ttl_s: int
-    everybody: bool
+    audience: bytes
     accepted_ms: int
     home: int
     content: bytes
     index: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, push_id: _Optional[int] = ..., app: _Optional[int] = ..., ttl_s: _Optional[int] = ..., everybody: bool = ..., accepted_ms: _Optional[int] = ..., home: _Optional[int] = ..., content: _Optional[bytes] = ..., index: _Optional[_Iterable[int]] = ...) -> None: ...
+    def __init__(self, push_id: _Optional[int] = ..., app: _Optional[int] = ..., ttl_s: _Optional[int] = ..., audience: _Optional[bytes] = ..., accepted_ms: _Optional[int] = ..., home: _Optional[int] = ..., content: _Optional[bytes] = ..., index: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Tagging(_message.Message):
+    __slots__ = ("app", "tag", "remove", "index")
+    APP_FIELD_NUMBER: _ClassVar[int]
+    TAG_FIELD_NUMBER: _ClassVar[int]
+    REMOVE_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    app: int
+    tag: str
+    remove: bool
+    index: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, app: _Optional[int] = ..., tag: _Optional[str] = ..., remove: bool = ..., index: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class EdgeDown(_message.Message):
     __slots__ = ("edge", "start")

@@ -124,21 +124,122 @@ class DeviceState(_message.Message):
     epoch: int
     def __init__(self, known: bool = ..., app: _Optional[int] = ..., edge: _Optional[int] = ..., pending: _Optional[int] = ..., tags: _Optional[_Iterable[str]] = ..., epoch: _Optional[int] = ...) -> None: ...
 
-class PushRequest(_message.Message):
-    __slots__ = ("app", "everybody", "devices", "content", "ttl_s", "idempotency_key")
+class AudienceRequest(_message.Message):
+    __slots__ = ("app", "audience", "explain")
     APP_FIELD_NUMBER: _ClassVar[int]
-    EVERYBODY_FIELD_NUMBER: _ClassVar[int]
+    AUDIENCE_FIELD_NUMBER: _ClassVar[int]
+    EXPLAIN_FIELD_NUMBER: _ClassVar[int]
+    app: int
+    audience: bytes
+    explain: bool
+    def __init__(self, app: _Optional[int] = ..., audience: _Optional[bytes] = ..., explain: bool = ...) -> None: ...
+
+class AudienceReply(_message.Message):
+    __slots__ = ("partitions", "terms", "sample")
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    TERMS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_FIELD_NUMBER: _ClassVar[int]
+    partitions: _containers.RepeatedCompositeFieldContainer[PartitionCount]
+    terms: _containers.RepeatedCompositeFieldContainer[TermCount]
+    sample: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, partitions: _Optional[_Iterable[_Union[PartitionCount, _Mapping]]] = ..., terms: _Optional[_Iterable[_Union[TermCount, _Mapping]]] = ..., sample: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class PartitionCount(_message.Message):
+    __slots__ = ("partition", "devices", "seconds")
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    partition: int
+    devices: int
+    seconds: float
+    def __init__(self, partition: _Optional[int] = ..., devices: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class TermCount(_message.Message):
+    __slots__ = ("term", "devices", "seconds")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    term: str
+    devices: int
+    seconds: float
+    def __init__(self, term: _Optional[str] = ..., devices: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class TagRequest(_message.Message):
+    __slots__ = ("partition", "app", "items")
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    APP_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    partition: int
+    app: int
+    items: _containers.RepeatedCompositeFieldContainer[TagItem]
+    def __init__(self, partition: _Optional[int] = ..., app: _Optional[int] = ..., items: _Optional[_Iterable[_Union[TagItem, _Mapping]]] = ...) -> None: ...
+
+class TagItem(_message.Message):
+    __slots__ = ("index", "add", "remove")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    ADD_FIELD_NUMBER: _ClassVar[int]
+    REMOVE_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    add: _containers.RepeatedScalarFieldContainer[str]
+    remove: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, index: _Optional[int] = ..., add: _Optional[_Iterable[str]] = ..., remove: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class TagReply(_message.Message):
+    __slots__ = ("errors",)
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    errors: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, errors: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class CutRequest(_message.Message):
+    __slots__ = ("push_id", "by")
+    PUSH_ID_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    push_id: int
+    by: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, push_id: _Optional[int] = ..., by: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class CutReply(_message.Message):
+    __slots__ = ("partitions", "known", "app", "cuts")
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
+    APP_FIELD_NUMBER: _ClassVar[int]
+    CUTS_FIELD_NUMBER: _ClassVar[int]
+    partitions: _containers.RepeatedScalarFieldContainer[int]
+    known: bool
+    app: int
+    cuts: _containers.RepeatedCompositeFieldContainer[Cut]
+    def __init__(self, partitions: _Optional[_Iterable[int]] = ..., known: bool = ..., app: _Optional[int] = ..., cuts: _Optional[_Iterable[_Union[Cut, _Mapping]]] = ...) -> None: ...
+
+class Cut(_message.Message):
+    __slots__ = ("tag", "counts")
+    class CountsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    TAG_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    tag: str
+    counts: _containers.ScalarMap[str, int]
+    def __init__(self, tag: _Optional[str] = ..., counts: _Optional[_Mapping[str, int]] = ...) -> None: ...
+
+class PushRequest(_message.Message):
+    __slots__ = ("app", "audience", "devices", "content", "ttl_s", "idempotency_key")
+    APP_FIELD_NUMBER: _ClassVar[int]
+    AUDIENCE_FIELD_NUMBER: _ClassVar[int]
     DEVICES_FIELD_NUMBER: _ClassVar[int]
     CONTENT_FIELD_NUMBER: _ClassVar[int]
     TTL_S_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     app: str
-    everybody: bool
+    audience: bytes
     devices: _containers.RepeatedScalarFieldContainer[int]
     content: bytes
     ttl_s: int
     idempotency_key: str
-    def __init__(self, app: _Optional[str] = ..., everybody: bool = ..., devices: _Optional[_Iterable[int]] = ..., content: _Optional[bytes] = ..., ttl_s: _Optional[int] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
+    def __init__(self, app: _Optional[str] = ..., audience: _Optional[bytes] = ..., devices: _Optional[_Iterable[int]] = ..., content: _Optional[bytes] = ..., ttl_s: _Optional[int] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
 
 class PushReply(_message.Message):
     __slots__ = ("push_id", "accepted", "unknown")

@@ -202,7 +202,7 @@ async def test_a_push_that_was_left_half_done_is_completed(
         home, app = 2, (await _app_number(service, tenant.app))
         content = device_pb2.Content(notification=device_pb2.Notification(title="half"))
         push_id = PushIds(250).draw(time.time() * 1000, several=True, partition=home)
-        record = PushRecord(push_id, app, 600, False, content.SerializeToString(), targets)
+        record = PushRecord(push_id, app, 600, b"", content.SerializeToString(), targets)
         store = await Store.connect(service.ready["store"])
         try:
             accepted_ms, _ = await pushes.accept(store, home, record, None)

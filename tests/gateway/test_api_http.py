@@ -11,28 +11,25 @@ from typing import Any
 import pytest
 
 from gateway import audience
-from gateway.api import push_route
-from gateway.api.errors import MEANINGS, Errno
+from gateway.api import bodies as bodies_module
+from gateway.api.audiences import encoded
+from gateway.api.errors import Errno
 from gateway.api.intake import WAITING_BYTES
 from gateway.api.nodes import COUNTED, STATES
 from gateway.api.service import BODY_BYTES
-from gateway.metrics import encode_stats
-from gateway.rpc import Method, RpcClient, RpcError, RpcServer
+from gateway.audience_text import parse_text
+from gateway.rpc import Method, RpcClient, RpcError
 from gateway.store.apps import Apps
 from gateway.store.leases import Lease
-from gateway.store.ownership import take_fence
 from protocol.codes import MAX_CONTENT
 from protocol.ids import EPOCH_MS, SEVERAL, device_id, push_place
 from protocol.schema import device_pb2, rpc_pb2
+from tests.gateway.api_scene import Scene, error_of, played
 from tests.gateway.api_stage import (
     PARTITIONS,
     SECRETS,
-    Stage,
-    StoreServer,
-    add_devices,
     all_pushes,
     bearer,
-    config,
     eventually,
     pushes_in,
 )
@@ -42,83 +39,10 @@ OLD = (1 << 20) << 29
 """A push id of long ago, but for its place."""
 
 
-class Node:
-    """Answers as the owner of all partitions but those it is told to hide."""
-
-    def __init__(self) -> None:
-        self.counts: dict[int, rpc_pb2.Counts] = {}
-        self.devices: dict[int, rpc_pb2.DeviceState] = {}
-        self.hidden: set[int] = set()
-        self.server = RpcServer(
-            {
-                Method.COUNTS: self.on_counts,
-                Method.DEVICE: self.on_device,
-                Method.STATS: lambda _: encode_stats(
-                    "node", [("columba_records_total", {"kind": "push"}, 5.0)]
-                ),
-            },
-            SECRETS.rpc_secret,
-        )
-
-    def on_counts(self, body: bytes) -> bytes:
-        push_id = rpc_pb2.CountsRequest.FromString(body).push_id
-        answer = rpc_pb2.Counts()
-        answer.CopyFrom(self.counts.get(push_id, answer))
-        answer.partitions.extend(p for p in range(PARTITIONS) if p not in self.hidden)
-        return answer.SerializeToString()
-
-    def on_device(self, body: bytes) -> bytes:
-        device = rpc_pb2.DeviceRequest.FromString(body).device_id
-        if device >> 32 in self.hidden:
-            raise RpcError("not_owner", "another node has this partition")
-        return self.devices.get(device, rpc_pb2.DeviceState()).SerializeToString()
-
-
-class Scene:
-    """A stage with two apps, a few devices and a node."""
-
-    def __init__(self, stage: Stage, node: Node, key: str, other_key: str) -> None:
-        self.stage = stage
-        self.node = node
-        self.key = key
-        self.other_key = other_key
-
-    def push(
-        self, body: Any, headers: dict[str, str] | None = None, app: str = "shop"
-    ) -> tuple[int, dict[str, str], Any]:
-        path = f"/v1/apps/{app}/pushes"
-        return self.stage.request("POST", path, body, {**bearer(self.key), **(headers or {})})
-
-    def get(self, path: str, key: str | None = None) -> tuple[int, dict[str, str], Any]:
-        return self.stage.get(path, self.key if key is None else key)
-
-
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    folder = tmp_path_factory.mktemp("api")
-    server = StoreServer(folder).start()
-    stage = Stage(config(folder, max_body=200_000, max_devices=100), server.url).start()
-    node = Node()
-    backend = stage.service.backend
-    assert backend is not None
-
-    async def furnish() -> tuple[str, str]:
-        apps = Apps(backend.store)
-        shop, other = await apps.create("shop"), await apps.create("other")
-        await backend.apps.refresh()
-        await add_devices(backend.store, shop.number, {p: [1, 5] for p in range(PARTITIONS)})
-        await node.server.start(f"unix:{folder}/node.sock")
-        info = {"rpc": node.server.address}
-        lease = await Lease.take(backend.store, backend.clock, "node", 3600.0, info)
-        for p in range(PARTITIONS):
-            await take_fence(backend.store, p, lease.identity.number, lease.identity.start)
-        await backend.roster.poll()
-        return shop.api_key, other.api_key
-
-    yield Scene(stage, node, *stage.do(furnish()))
-    stage.do(node.server.stop())
-    stage.stop()
-    server.kill()
+    with played(tmp_path_factory.mktemp("api")) as scene:
+        yield scene
 
 
 def good(**changed: Any) -> dict[str, Any]:
@@ -128,20 +52,6 @@ def good(**changed: Any) -> dict[str, Any]:
         "data": {"parcel": "7"},
     }
     return {**body, **changed}
-
-
-def error_of(answer: tuple[int, dict[str, str], Any]) -> dict[str, Any]:
-    """Checks the shape every error has."""
-    status, headers, body = answer
-    error: dict[str, Any] = body["error"]
-    assert set(error) - {"retry"} == {"code", "errno", "status", "message", "trace_id"}
-    meaning = MEANINGS[Errno(error["errno"])]
-    assert error["code"] == status == error["errno"] // 100
-    assert error["status"] == meaning.status and error["message"] and error["trace_id"]
-    assert ("retry" in error) == bool(meaning.retry_ms) == ("retry-after" in headers)
-    if meaning.retry_ms:
-        assert int(headers["retry-after"]) * 1000 >= error["retry"]["after_ms"] > 0
-    return error
 
 
 # The hot route.
@@ -442,7 +352,7 @@ def test_bodies_being_read_are_bounded(scene: Scene, monkeypatch: pytest.MonkeyP
 def test_a_body_that_takes_too_long_gives_its_room_back(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(push_route, "BODY_S", 0.2)
+    monkeypatch.setattr(bodies_module, "BODY_S", 0.2)
     raw = json.dumps(good()).encode()
     with half_sent(scene, raw) as caller:
         response = http.client.HTTPResponse(caller)
@@ -534,6 +444,11 @@ def test_openapi_lists_all_routes_and_its_references_resolve(scene: Scene) -> No
         ("/v1/apps/{app}/pushes", "post"),
         ("/v1/apps/{app}/pushes/{push_id}", "get"),
         ("/v1/apps/{app}/devices/{device_id}", "get"),
+        ("/v1/apps/{app}/pushes/{push_id}/stats", "get"),
+        *((f"/v1/apps/{{app}}/audience:{verb}", "post") for verb in ("count", "explain")),
+        *((f"/v1/apps/{{app}}/tags:{verb}", "post") for verb in ("bind", "unbind")),
+        ("/v1/apps/{app}/segments", "get"),
+        *(("/v1/apps/{app}/segments/{name}", verb) for verb in ("put", "get", "delete")),
         *((path, "get") for path in ("/v1/status", "/healthz", "/readyz", "/version", "/metrics")),
     }
     schemas = document["components"]["schemas"]
@@ -561,7 +476,7 @@ def test_the_examples_are_good_requests(scene: Scene) -> None:
     document = scene.stage.get("/openapi.json")[2]
     body = document["paths"]["/v1/apps/{app}/pushes"]["post"]["requestBody"]
     examples = body["content"]["application/json"]["examples"].values()
-    assert len(examples) == 3
+    assert len(examples) == 4
     for example in examples:
         assert scene.push({**example["value"], "validate_only": True})[0] == 200
 
@@ -607,21 +522,44 @@ def test_push_over_rpc(scene: Scene) -> None:
 def test_keys_are_the_same_over_rpc_and_http(scene: Scene) -> None:
     content = device_pb2.Content(data={"a": "b"}).SerializeToString()
     reply = rpc_pb2.PushReply.FromString(
-        rpc(scene, rpc_push(everybody=True, content=content, idempotency_key="both"))
+        rpc(scene, rpc_push(audience=b'"all"', content=content, idempotency_key="both"))
     )
     body = {"audience": "all", "data": {"a": "b"}, "ttl": 60, "idempotency_key": "both"}
     assert scene.push(body)[2]["push_id"] == str(reply.push_id)
 
 
+def test_an_audience_over_rpc(scene: Scene) -> None:
+    backend = scene.stage.service.backend
+    assert backend is not None
+    scene.stage.do(backend.segments.save(1, "over-rpc", parse_text("a | b")))
+    reply = rpc(scene, rpc_push(audience=b'{"and":[{"tag":"c"},{"segment":"over-rpc"}]}'))
+    push_id = rpc_pb2.PushReply.FromString(reply).push_id
+    for pushes in scene.stage.with_store(all_pushes).values():
+        assert pushes[-1].push_id == push_id
+        assert pushes[-1].audience == encoded(parse_text("c & (a | b)"))
+
+
+def test_a_tree_that_lists_devices_is_a_list_over_rpc(scene: Scene) -> None:
+    audience = json.dumps({"devices": [str(DEVICE)]}).encode()
+    reply = rpc_pb2.PushReply.FromString(rpc(scene, rpc_push(audience=audience)))
+    assert reply.accepted == 1 and not push_place(reply.push_id).several
+
+
 @pytest.mark.parametrize(
     ("body", "code"),
     [
+        (rpc_push(audience=b"{"), "invalid"),
+        (rpc_push(audience=b'"vip"'), "invalid"),
+        (rpc_push(audience=b'{"devices":[]}'), "invalid"),
+        (rpc_push(audience=b'{"account":"a"}'), "invalid"),
+        (rpc_push(audience=b'{"segment":"none"}'), "invalid"),
+        (rpc_push(audience=b"[" * 100_000), "invalid"),
         (b"\xff", "invalid"),
         (rpc_push(devices=[1], content=b"\xff"), "invalid"),
         (rpc_push(devices=[1], content=b""), "invalid"),
         (rpc_push(devices=[1], content=b"\x12" + b"\x00" * MAX_CONTENT), "invalid"),
         (rpc_push(), "invalid"),
-        (rpc_push(devices=[1], everybody=True), "invalid"),
+        (rpc_push(devices=[1], audience=b'"all"'), "invalid"),
         (rpc_push(devices=range(101)), "invalid"),
         (rpc_push(devices=[1], ttl_s=28 * 86_400 + 1), "invalid"),
         (rpc_push(devices=[1], idempotency_key="k" * 129), "invalid"),
@@ -635,9 +573,9 @@ def test_refusals_over_rpc(scene: Scene, body: bytes, code: str) -> None:
 
 
 def test_conflict_over_rpc(scene: Scene) -> None:
-    rpc(scene, rpc_push(everybody=True, idempotency_key="c"))
+    rpc(scene, rpc_push(audience=b'"all"', idempotency_key="c"))
     with pytest.raises(RpcError) as caught:
-        rpc(scene, rpc_push(everybody=True, idempotency_key="c", ttl_s=61))
+        rpc(scene, rpc_push(audience=b'"all"', idempotency_key="c", ttl_s=61))
     assert caught.value.code == "conflict"
 
 

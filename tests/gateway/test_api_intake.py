@@ -111,11 +111,11 @@ async def store(server: StoreServer) -> AsyncIterator[Store]:
 
 
 def to(devices: Sequence[int], **changed: object) -> Order:
-    order = Order(APP, False, devices, b"\x12\x00", 60)
+    order = Order(APP, b"", devices, b"\x12\x00", 60)
     return order._replace(**changed)  # type: ignore[arg-type]
 
 
-ALL = Order(APP, True, (), b"\x12\x00", 60)
+ALL = Order(APP, b'"all"', (), b"\x12\x00", 60)
 
 
 # One append.
@@ -130,7 +130,7 @@ async def test_one_device_is_one_append(server: StoreServer, store: Store) -> No
     (push,) = logs.pop(2)
     assert not any(logs.values())
     assert (push.push_id, push.app, push.ttl_s) == (accepted.push_id, APP.number, 60)
-    assert not push.everybody and list(push.index) == [1]
+    assert not push.audience and list(push.index) == [1]
     assert push.content == b"\x12\x00" and push.accepted_ms == 0
     assert await contents(store, 2, [push.push_id]) == [b"\x12\x00"]
     assert one.intake.results.value("accepted") == 1
@@ -159,7 +159,7 @@ async def test_a_push_to_nobody_is_there_all_the_same(
     assert accepted.accepted == 0 and list(accepted.unknown) == [device]
     p = push_place(accepted.push_id).partition
     (push,) = await pushes_in(store, p)
-    assert push.push_id == accepted.push_id and not push.index and not push.everybody
+    assert push.push_id == accepted.push_id and not push.index and not push.audience
     assert await contents(store, p, [push.push_id]) == [None]
 
 
@@ -170,7 +170,7 @@ async def test_everybody_of_a_single_partition_is_one_append(
         accepted = await one.intake.push(ALL)
     assert accepted.accepted is None and push_place(accepted.push_id) == (False, 0)
     (push,) = await pushes_in(store, 0)
-    assert push.everybody and push.content == b"\x12\x00"
+    assert push.audience == ALL.audience and push.content == b"\x12\x00"
 
 
 async def test_pushes_at_once_share_appends_and_keep_their_order(
@@ -232,7 +232,7 @@ async def test_everybody_is_a_part_for_every_partition(server: StoreServer, stor
     async with desk(server.url) as one:
         accepted = await one.intake.push(ALL)
     await check_spread(store, accepted.push_id, {p: [] for p in range(PARTITIONS)})
-    assert all(push.everybody for (push,) in (await all_pushes(store)).values())
+    assert all(push.audience == b'"all"' for (push,) in (await all_pushes(store)).values())
 
 
 async def test_homes_take_turns(server: StoreServer, store: Store) -> None:
@@ -325,7 +325,7 @@ async def test_a_lost_reply_makes_no_second_push(
         await one.intake.drain(5)
     await proxy.stop()
     logs = await all_pushes(store)
-    wanted = set(range(PARTITIONS)) if order.everybody else {d >> 32 for d in order.devices}
+    wanted = set(range(PARTITIONS)) if order.audience else {d >> 32 for d in order.devices}
     assert {p for p, pushes in logs.items() if pushes} == wanted
     for p in wanted:
         assert [push.push_id for push in logs[p]] == [accepted.push_id]
@@ -346,7 +346,7 @@ async def test_a_frozen_store_is_unavailable_and_what_waits_comes_later_once(
                 await one.intake.push(ALL)
         await soon(lambda: one.intake.waiting.used == 0)
         accepted = await one.intake.push(to([device_id(1, 1)]))
-    ids = [push.push_id for push in await pushes_in(store, 1) if not push.everybody]
+    ids = [push.push_id for push in await pushes_in(store, 1) if not push.audience]
     assert ids == [caught.value.push_id, accepted.push_id]
     assert one.intake.results.value("refused") == 2
 
@@ -403,7 +403,7 @@ async def test_bytes_that_wait_are_bounded_whichever_way_they_take(
             assert len(refused) == 17, "at once, not after waiting"
             assert all(isinstance(call.exception(), Busy) for call in refused)
             assert one.intake.waiting.used == limit
-            if not order.everybody:
+            if not order.audience:
                 with pytest.raises(Busy):
                     await one.intake.check(order)
         answers = await asyncio.gather(*(call for call in calls if call not in refused))
@@ -461,7 +461,9 @@ async def test_a_fan_out_that_outlasts_its_answer_still_counts(
 async def test_a_dispatch_node_writes_what_intake_would_have_written(
     server: StoreServer, store: Store
 ) -> None:
-    record = PushRecord(5, APP.number, 60, True, b"\x12\x00", dict.fromkeys(range(PARTITIONS), b""))
+    record = PushRecord(
+        5, APP.number, 60, ALL.audience, b"\x12\x00", dict.fromkeys(range(PARTITIONS), b"")
+    )
     async with desk(server.url) as one:
         await fence_off(store, one.seat.number)
         accepted = [await one.intake.push(ALL)]
@@ -481,7 +483,7 @@ async def all_alike(store: Store, push_ids: set[int]) -> None:
     logs = await all_pushes(store)
     for pushes in logs.values():
         assert {push.push_id for push in pushes} == push_ids
-        assert all(push.everybody and push.accepted_ms and not push.content for push in pushes)
+        assert all(push.audience and push.accepted_ms and not push.content for push in pushes)
 
 
 async def test_no_partition_of_a_fan_out_waits_for_another(
@@ -498,7 +500,7 @@ async def test_no_partition_of_a_fan_out_waits_for_another(
         return [b""] * len(items)
 
     targets = dict.fromkeys(range(PARTITIONS), b"")
-    await accept(store, 2, PushRecord(5, APP.number, 60, True, b"c", targets), None)
+    await accept(store, 2, PushRecord(5, APP.number, 60, ALL.audience, b"c", targets), None)
     async with asyncio.timeout(5):
         assert await complete_overdue(store, Producer(send, Pace(), store), 2, FAR_MS) == 1
 
@@ -513,7 +515,7 @@ async def test_partitions_that_were_reached_are_noted_though_another_failed(
         return [b""] * len(items)
 
     targets = dict.fromkeys(range(PARTITIONS), b"")
-    await accept(store, 2, PushRecord(5, APP.number, 60, True, b"c", targets), None)
+    await accept(store, 2, PushRecord(5, APP.number, 60, ALL.audience, b"c", targets), None)
     producer = Producer(send, Pace(waiting=room), store)
     with pytest.raises(ProducerFull if room == 2 else StoreError):
         await complete_overdue(store, producer, 2, FAR_MS)

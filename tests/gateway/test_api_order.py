@@ -19,6 +19,8 @@ from gateway.api.order import (
     split,
     without,
 )
+from gateway.audience import All
+from gateway.audience_text import parse_text
 from gateway.store.apps import App
 from gateway.store.pushes import encode_push
 from protocol.ids import device_id
@@ -65,21 +67,21 @@ def test_targets_after_the_look_up(unknown: dict[int, bytes], left: dict[int, by
     push_id=st.integers(1, 2**64 - 1),
     app=st.integers(1, 65_535),
     ttl_s=st.integers(0, 28 * 86_400),
-    everybody=st.booleans(),
+    audience=st.binary(max_size=300),
     accepted_ms=st.integers(0, 2**45),
     home=st.integers(0, 1023),
 )
 def test_the_record_built_by_hand_is_the_schema_s(
-    push_id: int, app: int, ttl_s: int, everybody: bool, accepted_ms: int, home: int
+    push_id: int, app: int, ttl_s: int, audience: bytes, accepted_ms: int, home: int
 ) -> None:
     by_hand = encode_push(
-        push_id, app, ttl_s, everybody=everybody, accepted_ms=accepted_ms, home=home
+        push_id, app, ttl_s, audience=audience, accepted_ms=accepted_ms, home=home
     )
     assert log_pb2.Push.FromString(by_hand) == log_pb2.Push(
         push_id=push_id,
         app=app,
         ttl_s=ttl_s,
-        everybody=everybody,
+        audience=audience,
         accepted_ms=accepted_ms,
         home=home,
     )
@@ -87,22 +89,37 @@ def test_the_record_built_by_hand_is_the_schema_s(
 
 def test_the_size_of_an_order_grows_with_all_it_holds() -> None:
     app = App("shop", 7, "access", ())
-    one = size_of(Order(app, False, [1], b"c" * 100, 60), 16)
+    one = size_of(Order(app, b"", [1], b"c" * 100, 60), 16)
     assert one > 100
-    assert size_of(Order(app, False, [1], b"c" * 60_000, 60), 16) == one + 59_900
-    assert size_of(Order(app, False, range(10_000), b"c", 60), 16) > 10_000 * 48
-    assert size_of(Order(app, True, (), b"c", 60), 1024) > 1024 * 100
+    assert size_of(Order(app, b"", [1], b"c" * 60_000, 60), 16) == one + 59_900
+    assert size_of(Order(app, b"", range(10_000), b"c", 60), 16) > 10_000 * 48
+    assert size_of(Order(app, b'"all"', (), b"c", 60), 1024) > 1024 * 100
 
 
 def digest(**changed: object) -> str:
     meaning = {
-        "everybody": False,
+        "audience": None,
         "devices": [1, 2],
         "malformed": ["x"],
         "content": b"c",
         "ttl_s": 5,
     }
     return digest_of(**{**meaning, **changed})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("a & (b | !(c & d))", "(!(d & c) | b) & a", True),
+        ("devices(1, 2) & a", "a & devices(2, 1)", True),
+        ("a & b", "a | b", False),
+        ("a & !b", "b & !a", False),
+        ("segment(a)", "a", False),
+        ("all", "!all", False),
+    ],
+)
+def test_order_of_terms_makes_no_other_body(one: str, other: str, same: bool) -> None:
+    assert (digest(audience=parse_text(one)) == digest(audience=parse_text(other))) == same
 
 
 def test_order_of_devices_makes_no_other_body() -> None:
@@ -112,7 +129,7 @@ def test_order_of_devices_makes_no_other_body() -> None:
 @pytest.mark.parametrize(
     "changed",
     [
-        {"everybody": True},
+        {"audience": All()},
         {"devices": [1]},
         {"malformed": []},
         {"content": b"d"},
@@ -124,7 +141,9 @@ def test_every_part_makes_another_body(changed: dict[str, object]) -> None:
     assert digest(**changed) != digest()
 
 
-@pytest.mark.parametrize("accepted", [Accepted(2**63 + 5, 1, [2**63 + 7]), Accepted(9, None, [])])
+@pytest.mark.parametrize(
+    "accepted", [Accepted(2**63 + 5, 1, [2**63 + 7]), Accepted(9, None, [], ("vips",))]
+)
 def test_a_stored_answer_comes_back_whole(accepted: Accepted) -> None:
     assert decode_answer(encode_answer(accepted)) == accepted
 

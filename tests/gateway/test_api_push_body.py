@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from gateway.api.audiences import encoded
 from gateway.api.errors import ApiError, Errno
 from gateway.api.push_body import Request, parse, parse_u64
+from gateway.audience_text import parse_text
 from gateway.config import Api
 from gateway.store.apps import App
 from protocol.codes import MAX_CONTENT
@@ -35,7 +37,7 @@ def test_a_whole_body() -> None:
         validate_only=True,
     )
     order = request.order
-    assert (order.app, order.everybody, order.ttl_s) == (APP, False, 9)
+    assert (order.app, order.audience, order.ttl_s) == (APP, b"", 9)
     assert list(order.devices) == [1, 4294967298]
     assert order.idempotency_key == "key" and len(order.body_digest) == 64
     assert request.validate_only and request.malformed == []
@@ -47,8 +49,54 @@ def test_a_whole_body() -> None:
 
 def test_defaults() -> None:
     order = parsed().order
-    assert order.everybody and order.ttl_s == 50 and not order.idempotency_key
+    assert order.audience == b'"all"' and order.ttl_s == 50 and not order.idempotency_key
     assert parsed(ttl=0).order.ttl_s == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "means"),
+    [
+        ({"audience": "city:gz & !vip"}, "city:gz & !vip"),
+        ({"audience": {"or": [{"tag": "a"}, {"tag": "b"}]}}, "a | b"),
+        ({"audience": {"tag": ["gz"], "tag_not": ["vip"]}}, "gz & !vip"),
+        ({"audience": None, "audience_type": "all"}, "all"),
+        (
+            {
+                "audience": None,
+                "audience_type": "tag",
+                "tag_list": {"tags": ["a", "b"], "op": "AND"},
+            },
+            "a & b",
+        ),
+        ({"audience": None, "condition": "'a' in topics && 'b' in topics"}, "a & b"),
+        ({"audience": None, "message": {"topic": "a"}}, "a"),
+    ],
+)
+def test_audiences_in_any_spelling(said: dict[str, Any], means: str) -> None:
+    request = parsed(**said)
+    assert request.tree == parse_text(means)
+    assert request.order.audience == encoded(parse_text(means)) and request.order.devices == []
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"audience": "devices(7, 5)"},
+        {"audience": {"registration_id": ["7", "5"]}},
+        {"audience": None, "audience_type": "token_list", "token_list": ["7", "5"]},
+    ],
+)
+def test_a_list_of_devices_is_a_list_in_any_spelling(said: dict[str, Any]) -> None:
+    request = parsed(**said, key="k")
+    assert request.tree is None and request.order.audience == b""
+    assert request.order.devices == [7, 5]
+    listed = parsed(audience={"devices": [5, 7]}, key="k")
+    assert request.order.body_digest == listed.order.body_digest
+
+
+def test_malformed_devices_in_a_tree_are_named() -> None:
+    request = parsed(audience={"or": [{"tag": "a"}, {"devices": ["x", "5", "x"]}]})
+    assert request.malformed == ["x"] and request.tree == parse_text("a | devices(5)")
 
 
 def test_ids_that_are_none_are_named_and_the_others_pushed_to() -> None:
@@ -66,9 +114,24 @@ BAD: dict[str, tuple[Any, Errno, str]] = {
     "something behind": (b'{"audience":"all"} x', Errno.NOT_JSON, "trailing"),
     "empty": (b"", Errno.NOT_JSON, "truncated"),
     "a list": (b"[]", Errno.FIELD, "`object`, got `array` - at `$`"),
-    "deeply nested": (b'{"audience":' + b"[" * 100_000, Errno.FIELD, "$.audience"),
-    "no audience": ({"data": {"a": "b"}}, Errno.FIELD, "missing required field `audience`"),
-    "unknown audience": ({"audience": "none"}, Errno.FIELD, "$.audience"),
+    "deeply nested": (b'{"audience":' + b"[" * 100_000, Errno.NOT_JSON, "recursion"),
+    "no audience": ({"data": {"a": "b"}}, Errno.AUDIENCE, "expected an audience, got nothing"),
+    "bad expression": ({"audience": "a & "}, Errno.AUDIENCE, "audience at position 4: expected"),
+    "two audiences": (
+        {"audience": {"devices": [1]}, "topic": "a", "data": {"a": "b"}},
+        Errno.AUDIENCE,
+        "expected one audience, got `audience` and `topic`",
+    ),
+    "a message with more than an audience": (
+        {"message": {"topic": "a", "data": {"a": "b"}}},
+        Errno.FIELD,
+        "unknown field `data` - at `$.message`",
+    ),
+    "too many in another spelling": (
+        {"audience": "devices(1, 2, 3, 4)", "data": {"a": "b"}},
+        Errno.DEVICES,
+        "4 devices are named, 1 to 3",
+    ),
     "unknown field": ({"audience": "all", "tll": 5}, Errno.FIELD, "unknown field `tll`"),
     "unknown field inside": (
         {"audience": "all", "notification": {"titel": "x"}},
@@ -78,14 +141,14 @@ BAD: dict[str, tuple[Any, Errno, str]] = {
     "device of another type": (
         {"audience": {"devices": [1.5]}},
         Errno.FIELD,
-        "`int | str`, got `float` - at `$.audience.devices[0]`",
+        "`int | str`, got the number 1.5 - at `$.audience.devices[0]`",
     ),
     "data of another type": ({"audience": "all", "data": {"a": 1}}, Errno.FIELD, "$.data[...]"),
     "ttl as text": ({"audience": "all", "ttl": "5"}, Errno.FIELD, "`int`, got `str` - at `$.ttl`"),
     "a number beyond all bounds": (
         b'{"audience":{"devices":[' + b"9" * 5000 + b"]}}",
         Errno.FIELD,
-        "$.audience.devices[0]",
+        "out of range - at `$.audience[...][0]`",
     ),
     "nothing to say": ({"audience": "all"}, Errno.NO_CONTENT, "notification"),
     "empty data": ({"audience": "all", "data": {}}, Errno.NO_CONTENT, "data"),

@@ -81,6 +81,7 @@ def test_help_names_every_command() -> None:
         "dispatch",
         "api",
         "push",
+        "audience",
         "device",
         "status",
         "config",
@@ -111,6 +112,8 @@ def test_help_imports_nothing_heavy() -> None:
         (["push"], "name the audience"),
         (["push", "--all"], "say something"),
         (["push", "--all", "--device", "1", "--title", "x"], "name the audience"),
+        (["push", "--all", "--to", "vip", "--title", "x"], "name the audience"),
+        (["audience", "count"], "Missing argument 'EXPR'"),
         (["push", "--all", "--data", "x"], "--data takes key=value"),
         (["push", "--all", "--title", "x", "--api", "http://127.0.0.1:1"], "no answer from"),
         (["push", "--all", "--title", "x", "--api", "nowhere"], "is not the address of an API"),
@@ -162,6 +165,50 @@ def test_push_sends_what_was_asked_for(
     assert headers["Authorization"] == "Bearer secret"
     assert {name.lower(): value for name, value in headers.items()}["idempotency-key"] == "k"
     assert capsys.readouterr().out == "push 12 accepted\nleft out: 9 (unknown_device)\n"
+
+
+def test_push_to_an_expression(fake: type[FakeApi], capsys: pytest.CaptureFixture[str]) -> None:
+    fake.answers["/v1/apps/demo/pushes"] = [(202, {"push_id": "12", "notes": ["so and so"]})]
+    assert run(["push", "--to", "city:gz & !vip", "--title", "t"]) == 0
+    assert fake.asked[0][2]["audience"] == "city:gz & !vip"
+    assert capsys.readouterr().out == "push 12 accepted\nnote: so and so\n"
+
+
+EXPLAINED = {
+    "count": 5,
+    "ms": 1.25,
+    "notes": ["so and so"],
+    "invalid": [{"target": "vips", "code": "unknown_segment"}],
+    "terms": [{"term": "city:gz", "devices": 7, "ms": 0.5}],
+    "partitions": [{"partition": 0, "devices": 5, "ms": 0.6}],
+    "sample": ["1", "2"],
+}
+
+
+@pytest.mark.parametrize("verb", ["count", "explain"])
+def test_audience(fake: type[FakeApi], capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    path = f"/v1/apps/shop/audience:{verb}"
+    fake.answers[path] = [(200, EXPLAINED)]
+    assert run(["audience", verb, "city:gz & !vip", "--app", "shop", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == EXPLAINED
+    assert fake.asked[0][:3] == ("POST", path, {"audience": "city:gz & !vip"})
+    assert run(["audience", verb, "vip", "--app", "shop"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "5 devices, 1.25 ms",
+        "note: so and so",
+        "left out: vips (unknown_segment)",
+        "           7       0.5 ms  city:gz",
+        "such as 1, 2",
+    ]
+
+
+def test_an_audience_that_is_wrong_is_told_with_its_place(
+    fake: type[FakeApi], capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = "audience at position 4: expected a tag, got the end"
+    fake.answers["/v1/apps/demo/audience:count"] = [(400, {"error": {"message": said}})]
+    assert run(["audience", "count", "a & "]) == 2
+    assert capsys.readouterr().err == f"columba: the API answered 400: {said}\n"
 
 
 def test_push_waits_until_nothing_is_pending(

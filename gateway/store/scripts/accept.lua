@@ -2,8 +2,8 @@
 -- in one step.
 -- KEYS  1 {h}:push:{id}  2 {h}:fanouts  3 {h}:idem:{digest} (or the push record again: no key)
 -- ARGV  1 push id  2 digest of the body ('' = no idempotency key)  3 answer  4 ms the key is kept
---       5 ms the record is kept  6 app number  7 ttl_s  8 everybody (0/1)  9 content
---       then for each partition to reach: partition, indexes (u32 LE each; '' with everybody)
+--       5 ms the record is kept  6 app number  7 ttl_s  8 audience  9 content
+--       then for each partition to reach: partition, indexes (u32 LE each; '' with an audience)
 -- Returns {1, accepted_ms}; or {0, "push_id digest answer"} of the call that came first.
 
 if ARGV[2] ~= '' then
@@ -19,7 +19,7 @@ if before then
 end
 local now = redis.call('TIME')
 local now_ms = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000))
-local fields = { 'app', ARGV[6], 'ttl_s', ARGV[7], 'everybody', ARGV[8], 'content', ARGV[9],
+local fields = { 'app', ARGV[6], 'ttl_s', ARGV[7], 'audience', ARGV[8], 'content', ARGV[9],
   'accepted_ms', now_ms, 'left', (#ARGV - 9) / 2 }
 for at = 10, #ARGV, 2 do
   fields[#fields + 1] = 't:' .. ARGV[at]

@@ -34,6 +34,24 @@ _ACCEPTS = st.builds(
     ttl_s=st.sampled_from([0, 60]),
     content=st.just(b"c"),
 )
+TAGGINGS = st.builds(
+    records.tagging, st.sampled_from(["a", "x"]), _SOME, app=st.integers(1, 2), remove=st.booleans()
+)
+_CHOSEN = st.builds(
+    records.push,
+    PUSHES,
+    audience=st.sampled_from(
+        [
+            b'{"tag": "a"}',
+            b'{"and": [{"tag": "a"}, {"not": {"tag": "x"}}]}',
+            b'{"not": {"push": "1", "state": "displayed"}}',
+            b'{"or": [{"tag": "active:1d"}, {"sample": 0.5}]}',
+        ]
+    ),
+    app=st.integers(1, 2),
+    ttl_s=st.sampled_from([0, 60]),
+    accepted_ms=st.just(5_000),
+)
 _DUE = st.builds(
     records.due,
     st.lists(PUSHES, max_size=2),
@@ -42,6 +60,16 @@ _DUE = st.builds(
 )
 
 ONE_RECORD = st.one_of(
-    _SESSIONS, _SESSIONS, _ACCEPTS, FAN_OUTS, RECEIPTS, RECEIPTS, PROFILES, EDGE_DOWNS, _DUE
+    _SESSIONS,
+    _SESSIONS,
+    _ACCEPTS,
+    FAN_OUTS,
+    _CHOSEN,
+    RECEIPTS,
+    RECEIPTS,
+    PROFILES,
+    TAGGINGS,
+    EDGE_DOWNS,
+    _DUE,
 )
 HISTORIES = st.lists(ONE_RECORD, max_size=40)

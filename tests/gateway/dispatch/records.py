@@ -15,13 +15,20 @@ def app_of(index: int) -> int:
     return index % 2 + 1
 
 
-def sessions(edge: int, up: Iterable[int] = (), down: Iterable[int] = (), epoch: int = 1) -> bytes:
+def sessions(
+    edge: int,
+    up: Iterable[int] = (),
+    down: Iterable[int] = (),
+    epoch: int = 1,
+    *,
+    app: int | None = None,
+) -> bytes:
     ups = list(up)
     return log_pb2.Record(
         sessions=log_pb2.Sessions(
             edge=edge,
             up=ups,
-            app=[app_of(i) for i in ups],
+            app=[app or app_of(i) for i in ups],
             epoch=range(epoch, epoch + len(ups)),
             down=down,
         )
@@ -35,6 +42,7 @@ def push(  # the fields of a push record
     app: int = 1,
     ttl_s: int = 60,
     everybody: bool = False,
+    audience: bytes = b"",
     accepted_ms: int = 0,
     content: bytes = b"",
 ) -> bytes:
@@ -42,7 +50,7 @@ def push(  # the fields of a push record
         push_id=push_id,
         app=app,
         ttl_s=ttl_s,
-        everybody=everybody,
+        audience=b'"all"' if everybody else audience,
         accepted_ms=accepted_ms,
         content=content,
         index=indexes,
@@ -58,6 +66,11 @@ def receipts(push_id: int, state: int, indexes: Iterable[int]) -> bytes:
 def profile(index: int, change: int, tags: Iterable[str]) -> bytes:
     row = log_pb2.Profile(index=index, change=change, tags=tags)
     return log_pb2.Record(profiles=[row]).SerializeToString()
+
+
+def tagging(tag: str, indexes: Iterable[int], *, app: int = 1, remove: bool = False) -> bytes:
+    row = log_pb2.Tagging(app=app, tag=tag, remove=remove, index=indexes)
+    return log_pb2.Record(taggings=[row]).SerializeToString()
 
 
 def edge_down(edge: int, start: int = 1) -> bytes:
@@ -97,7 +110,11 @@ def known(partition: Partition) -> dict[str, Any]:
         "location": {i: edge for i, edge in enumerate(partition.location) if edge},
         "online": {edge: list(d) for edge, d in partition.online.items() if d},
         "tags": {name: list(d) for name, d in partition.tags.items() if d},
-        "profiles": dict(partition.profiles),
+        "bound": {name: list(d) for name, d in partition.bound.items() if d},
+        "bound_of": {i: sorted(names) for i, names in partition.bound_of.items() if names},
+        "seen": {day: list(d) for day, d in partition.seen.items() if d},
+        "born": {day: list(d) for day, d in partition.born.items() if d},
+        "profiles": {i: row for rows in partition.profiles.values() for i, row in rows.items()},
         "pushes": {i: _push(p) for i, p in partition.pushes.items()},
         "campaigns": list(partition.campaigns),
         "inbox": {i: [p.push_id for p in box] for i, box in partition.inbox.items()},

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.dispatch import campaign, partition
+from gateway.dispatch import audiences, campaign, partition, sampling, selection
 from gateway.dispatch.campaign import RECEIVED, Campaign, Single, Tally
 from gateway.dispatch.partition import Partition
 from tests.gateway.dispatch import records
@@ -92,11 +92,13 @@ def test_the_fold_asks_no_clock_and_no_chance(history: list[bytes]) -> None:
         time.time, time.monotonic, time.perf_counter, random.random = kept
 
 
-@pytest.mark.parametrize("module", [partition, campaign])
+@pytest.mark.parametrize("module", [partition, campaign, audiences, selection, sampling])
 def test_the_fold_knows_no_configuration_no_clock_and_no_store(module: object) -> None:
     allowed = {
-        "array", "collections.abc", "typing", "pyroaring", "gateway.dispatch.campaign",
-        "protocol.schema",
+        "array", "collections.abc", "typing", "pyroaring", "re", "struct", "hashlib", "msgspec",
+        "gateway.audience", "gateway.audience_json", "gateway.dispatch.audiences",
+        "gateway.dispatch.campaign", "gateway.dispatch.sampling", "gateway.dispatch.selection",
+        "protocol.ids", "protocol.schema",
     }  # fmt: skip
     tree = ast.parse(inspect.getsource(module))  # type: ignore[arg-type]
     found = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}

@@ -231,7 +231,7 @@ async def test_a_half_done_fan_out_is_completed(store: Store, edge: ScriptedEdge
     async with running(store, config(partitions=3)) as owner:
         await edge.connect(0)
         await owner.live(3)
-        record = PushRecord(push_id, 1, 60, True, content("all"), {0: b"", 1: b"", 2: b""})
+        record = PushRecord(push_id, 1, 60, b'"all"', content("all"), {0: b"", 1: b"", 2: b""})
         accepted_ms, _ = await pushes.accept(store, 2, record, None)
         await pushes.fanout_done(store, 2, push_id, [1])
         await until(lambda: edge.devices_of(push_id) == [0] * len(edge.got) != [])

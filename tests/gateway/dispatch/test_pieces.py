@@ -29,16 +29,26 @@ def test_what_is_folded_after_the_freeze_is_not_in_the_pieces(
     assert known(restored(frozen.position, blobs)) == at_freeze
 
 
+@given(HISTORIES)
+def test_all_pieces_by_name_are_the_whole_state(history: list[bytes]) -> None:
+    """The first snapshot of a new owner is complete, whatever was dirty."""
+    log = Log()
+    log.fold(*history)
+    log.partition.dirty.clear()
+    frozen = pieces.freeze(log.partition, pieces.names(log.partition))
+    assert known(restored(frozen.position, dict(frozen.pieces()))) == known(log.partition)
+
+
 def test_no_kind_of_piece_follows_what_comes_after_the_freeze() -> None:
     log = Log()
     log.fold(records.sessions(1, [0, 2]), records.profile(0, 1, ["a"]))
     log.fold(records.push(1, [0]), records.push(2, [0, 2]), records.receipts(2, RECEIVED, [0]))
-    log.fold(records.push(3, []), records.due(shrunk=[3]))
+    log.fold(records.push(3, []), records.due(shrunk=[3]), records.tagging("x", [0]))
     at_freeze = known(log.partition)
     frozen = pieces.freeze(log.partition)
     log.fold(records.sessions(1, [4], [0]), records.sessions(2, [2]), records.profile(0, 2, []))
     log.fold(records.receipts(1, RECEIVED, [0]), records.receipts(2, RECEIVED, [2]))
-    log.fold(records.push(4, [0]), records.due(forgotten=[1, 3]))
+    log.fold(records.push(4, [0]), records.due(forgotten=[1, 3]), records.tagging("x", [2]))
     assert known(restored(frozen.position, dict(frozen.pieces()))) == at_freeze
 
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from gateway.audience import All
 from gateway.config import Config
 from gateway.config import Store as StoreConfig
-from gateway.store import apps, deployment, keys, leases, ownership, pushes, scripts
+from gateway.store import apps, deployment, keys, leases, ownership, pushes, scripts, segments
 from gateway.store.client import Store
 from gateway.store.clock import StoreClock
 from gateway.store.leases import Identity, Lease
@@ -35,6 +36,7 @@ async def live_through_everything(store: Store) -> None:
     config = Config(store=StoreConfig(insecure_durability=True))
     await deployment.establish(store, config)
     await apps.Apps(store).create("an-app")
+    await segments.Segments(store).save(1, "vips", All())
     edge = await Lease.take(store, StoreClock(), "edge", 60.0, {})
     await SessionsDesk(store, 1, edge.identity.start).up(registration())
     api = pushes.push_producer(store, Identity("api", 1, 2), Pace(quiet_s=0))

@@ -60,7 +60,7 @@ async def test_devices_the_app_does_not_have_are_named_and_the_rest_is_accepted(
 async def test_content_is_kept_for_who_gets_it_and_not_for_nobody(store: Store) -> None:
     await add_devices(store, 1)
     producer = push_producer(store, API, Pace(quiet_s=0))
-    head = log_pb2.Push(push_id=3, app=APP, everybody=True).SerializeToString()
+    head = log_pb2.Push(push_id=3, app=APP, audience=b'"all"').SerializeToString()
     await asyncio.gather(
         producer.submit(0, part(1, 0, content=b"one")),
         producer.submit(0, part(2, 9, content=b"nobody's")),
@@ -106,7 +106,7 @@ async def test_asking_for_unknown_devices_appends_nothing(store: Store) -> None:
 
 def record(push_id: int, targets: Mapping[int, bytes] | None = None, ttl_s: int = 60) -> PushRecord:
     found = {0: packed(1), 5: packed(2, 3)} if targets is None else targets
-    return PushRecord(push_id, APP, ttl_s, False, b"content", found)
+    return PushRecord(push_id, APP, ttl_s, b"", b"content", found)
 
 
 def claim(push_id: int, body: str = "body") -> Claim:

@@ -1,0 +1,159 @@
+"""An API process over HTTP: a store, two apps, and a node that answers as a dispatch node would."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gateway.api.errors import MEANINGS, Errno
+from gateway.metrics import encode_stats
+from gateway.rpc import Method, RpcError, RpcServer
+from gateway.store.apps import Apps
+from gateway.store.leases import Lease
+from gateway.store.ownership import take_fence
+from protocol.ids import device_id
+from protocol.schema import rpc_pb2
+from tests.gateway.api_stage import (
+    PARTITIONS,
+    SECRETS,
+    Stage,
+    StoreServer,
+    add_devices,
+    bearer,
+    config,
+)
+
+
+class Node:
+    """Answers as the owner of all partitions but those it is told to hide."""
+
+    def __init__(self) -> None:
+        self.counts: dict[int, rpc_pb2.Counts] = {}
+        self.devices: dict[int, rpc_pb2.DeviceState] = {}
+        self.hidden: set[int] = set()
+        self.audiences: list[rpc_pb2.AudienceRequest] = []
+        self.tags: list[rpc_pb2.TagRequest] = []
+        self.tag_errors: dict[int, str] = {}
+        """index -> what the owner says of it"""
+        self.cuts: dict[int, rpc_pb2.CutReply] = {}
+        self.cut_by: list[str] = []
+        self.server = RpcServer(
+            {
+                Method.COUNTS: self.on_counts,
+                Method.DEVICE: self.on_device,
+                Method.AUDIENCE: self.on_audience,
+                Method.TAG: self.on_tag,
+                Method.CUT: self.on_cut,
+                Method.STATS: lambda _: encode_stats(
+                    "node", [("columba_records_total", {"kind": "push"}, 5.0)]
+                ),
+            },
+            SECRETS.rpc_secret,
+        )
+
+    def on_counts(self, body: bytes) -> bytes:
+        push_id = rpc_pb2.CountsRequest.FromString(body).push_id
+        answer = rpc_pb2.Counts()
+        answer.CopyFrom(self.counts.get(push_id, answer))
+        answer.partitions.extend(p for p in range(PARTITIONS) if p not in self.hidden)
+        return answer.SerializeToString()
+
+    def on_audience(self, body: bytes) -> bytes:
+        """In each partition ten devices and its number."""
+        request = rpc_pb2.AudienceRequest.FromString(body)
+        self.audiences.append(request)
+        answer = rpc_pb2.AudienceReply()
+        for p in range(PARTITIONS):
+            if p not in self.hidden:
+                answer.partitions.add(partition=p, devices=10 + p, seconds=0.001)
+                if request.explain:
+                    answer.terms.add(term="vip", devices=2, seconds=0.002)
+                    answer.terms.add(term="city:gz", devices=30, seconds=0.0005)
+                    answer.sample.extend(device_id(p, index) for index in range(4))
+        return answer.SerializeToString()
+
+    def on_tag(self, body: bytes) -> bytes:
+        request = rpc_pb2.TagRequest.FromString(body)
+        if request.partition in self.hidden:
+            raise RpcError("not_owner", "another node has this partition")
+        self.tags.append(request)
+        errors = [self.tag_errors.get(item.index, "") for item in request.items]
+        return rpc_pb2.TagReply(errors=errors).SerializeToString()
+
+    def on_cut(self, body: bytes) -> bytes:
+        request = rpc_pb2.CutRequest.FromString(body)
+        self.cut_by = list(request.by)
+        answer = rpc_pb2.CutReply()
+        answer.CopyFrom(self.cuts.get(request.push_id, answer))
+        answer.partitions.extend(p for p in range(PARTITIONS) if p not in self.hidden)
+        return answer.SerializeToString()
+
+    def on_device(self, body: bytes) -> bytes:
+        device = rpc_pb2.DeviceRequest.FromString(body).device_id
+        if device >> 32 in self.hidden:
+            raise RpcError("not_owner", "another node has this partition")
+        return self.devices.get(device, rpc_pb2.DeviceState()).SerializeToString()
+
+
+class Scene:
+    """A stage with two apps, a few devices and a node."""
+
+    def __init__(self, stage: Stage, node: Node, key: str, other_key: str) -> None:
+        self.stage = stage
+        self.node = node
+        self.key = key
+        self.other_key = other_key
+
+    def push(
+        self, body: Any, headers: dict[str, str] | None = None, app: str = "shop"
+    ) -> tuple[int, dict[str, str], Any]:
+        path = f"/v1/apps/{app}/pushes"
+        return self.stage.request("POST", path, body, {**bearer(self.key), **(headers or {})})
+
+    def call(self, method: str, path: str, body: Any = None) -> tuple[int, dict[str, str], Any]:
+        return self.stage.request(method, f"/v1/apps/shop/{path}", body, bearer(self.key))
+
+    def get(self, path: str, key: str | None = None) -> tuple[int, dict[str, str], Any]:
+        return self.stage.get(path, self.key if key is None else key)
+
+
+@contextmanager
+def played(folder: Path) -> Iterator[Scene]:
+    """One scene in a folder."""
+    server = StoreServer(folder).start()
+    stage = Stage(config(folder, max_body=200_000, max_devices=100), server.url).start()
+    node = Node()
+    backend = stage.service.backend
+    assert backend is not None
+
+    async def furnish() -> tuple[str, str]:
+        apps = Apps(backend.store)
+        shop, other = await apps.create("shop"), await apps.create("other")
+        await backend.apps.refresh()
+        await add_devices(backend.store, shop.number, {p: [1, 5] for p in range(PARTITIONS)})
+        await node.server.start(f"unix:{folder}/node.sock")
+        info = {"rpc": node.server.address}
+        lease = await Lease.take(backend.store, backend.clock, "node", 3600.0, info)
+        for p in range(PARTITIONS):
+            await take_fence(backend.store, p, lease.identity.number, lease.identity.start)
+        await backend.roster.poll()
+        return shop.api_key, other.api_key
+
+    yield Scene(stage, node, *stage.do(furnish()))
+    stage.do(node.server.stop())
+    stage.stop()
+    server.kill()
+
+
+def error_of(answer: tuple[int, dict[str, str], Any]) -> dict[str, Any]:
+    """Checks the shape every error has."""
+    status, headers, body = answer
+    error: dict[str, Any] = body["error"]
+    assert set(error) - {"retry"} == {"code", "errno", "status", "message", "trace_id"}
+    meaning = MEANINGS[Errno(error["errno"])]
+    assert error["code"] == status == error["errno"] // 100
+    assert error["status"] == meaning.status and error["message"] and error["trace_id"]
+    assert ("retry" in error) == bool(meaning.retry_ms) == ("retry-after" in headers)
+    if meaning.retry_ms:
+        assert int(headers["retry-after"]) * 1000 >= error["retry"]["after_ms"] > 0
+    return error
