@@ -100,7 +100,8 @@ class Dialler:
         if self._paced_at is not None:
             self._allowance += (now - self._paced_at) * self.per_s
         self._paced_at = now
-        self._allowance = min(self._allowance, max(1.0, self.per_s * 0.05))
+        # Room for more than one, or a fraction that rounding left below one would be cut off.
+        self._allowance = min(self._allowance, max(2.0, self.per_s * 0.05))
         return int(self._allowance)
 
     def next_at(self, now: float) -> float | None:

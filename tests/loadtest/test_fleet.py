@@ -354,12 +354,13 @@ def test_connects_are_bounded_in_flight(setting: Setting) -> None:
 
 
 def test_connects_keep_to_a_rate(setting: Setting) -> None:
-    fleet = setting.fleet(devices=0)
     fleet = setting.fleet(devices=100)
-    fleet.dial([], per_s=20)
-    for _ in range(20):
-        setting.later(fleet, 0.05)
-    assert 19 <= fleet.counters.dialled <= 21
+    fleet.dial([], per_s=16)
+    setting.clock.now = float(int(setting.clock.now))  # sixteenths then add up exactly
+    fleet.turn(0)
+    for _ in range(16):
+        setting.later(fleet, 1 / 16)
+    assert fleet.counters.dialled == 16
 
 
 def test_dials_from_the_source_address(setting: Setting) -> None:
