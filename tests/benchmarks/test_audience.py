@@ -21,8 +21,10 @@ def test_a_small_run() -> None:
     assert told["devices"] == 1 << 21
     assert set(told) == {
         "devices", "count2_ms", "count4_ms", "select_ms", "first_partition_ms", "bytes", "kinds",
+        "tag_changes_per_s",
     }  # fmt: skip
     assert 0 < told["first_partition_ms"] <= told["select_ms"]
+    assert told["tag_changes_per_s"] > 0
     assert set(told["kinds"]) == {"dense", "sparse", "runs"}
     assert "2 partitions checked" in ended.stderr
 
