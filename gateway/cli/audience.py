@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gateway.cli.options import Api, ApiKey, App, AsJson, DataDir
+
+if TYPE_CHECKING:
+    from gateway.cli.client import ApiClient
 
 audience_app = typer.Typer(
     help="How many devices an audience means now.", no_args_is_help=True, rich_markup_mode=None
@@ -28,11 +31,7 @@ def count(
     as_json: AsJson = False,
 ) -> int:
     """How many devices it means."""
-    from gateway.cli import settings
-    from gateway.cli.client import client_of
-
-    config = settings.read(None, None, data_dir=data_dir).config
-    client = client_of(config, api=api_url, app=app_id, api_key=api_key)
+    client = _client(api_url, app_id, api_key, data_dir)
     return _show(client.audience("count", expression), as_json=as_json)
 
 
@@ -47,12 +46,16 @@ def explain(
     as_json: AsJson = False,
 ) -> int:
     """The same, with what each of its terms means and costs."""
+    client = _client(api_url, app_id, api_key, data_dir)
+    return _show(client.audience("explain", expression), as_json=as_json)
+
+
+def _client(api_url: Api, app_id: App, api_key: ApiKey, data_dir: DataDir) -> "ApiClient":
     from gateway.cli import settings
     from gateway.cli.client import client_of
 
     config = settings.read(None, None, data_dir=data_dir).config
-    client = client_of(config, api=api_url, app=app_id, api_key=api_key)
-    return _show(client.audience("explain", expression), as_json=as_json)
+    return client_of(config, api=api_url, app=app_id, api_key=api_key)
 
 
 def _show(answer: Mapping[str, Any], *, as_json: bool) -> int:

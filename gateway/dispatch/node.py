@@ -285,6 +285,8 @@ class Node:
             await self._complete_fanouts(owned.p)
         except (StoreUnavailable, ProducerFull):
             pass  # the next second
+        except Fenced:
+            owned.deposed = True  # let go at the next look at the roster
         except StoreError as error:
             _log.error("housekeeping failed", partition=owned.p, reason=str(error))
 

@@ -75,7 +75,6 @@ class Owned:
         self._finals: list[int] = []
         self._out: deque[Send] = deque()
         self._out_ready = asyncio.Event()
-        self._appending = False
         self._append_turn = asyncio.Lock()
         self.late_receipts_total = 0
         self.deposed = False
@@ -305,13 +304,12 @@ class Owned:
 
     async def append_due(self) -> None:
         """Write pushes whose time is over, or whose rows may go, to the log."""
-        if self._appending or not self.live:
+        if not self.live:
             return
         found = self._retention.due(self._around.now_ms(), _DUE)
         if not any(found):
             return
         due = log_pb2.Due(**found._asdict())
-        self._appending = True
         try:
             await self._append(log_pb2.Record(due=due).SerializeToString())
         except StoreError:
@@ -320,8 +318,6 @@ class Owned:
                 if push is not None:
                     self._retention.add(push)  # not written: it comes due again
             raise
-        finally:
-            self._appending = False
 
     async def _append(self, record: bytes) -> None:
         """Until its outcome is known; a lost reply is repeated under its seq. Fenced when deposed."""

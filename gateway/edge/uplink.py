@@ -9,10 +9,9 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from gateway.store import keys
 from gateway.store.client import Store
 from gateway.store.leases import Identity
-from gateway.store.log import Pace, Producer
+from gateway.store.log import Pace, Producer, append
 from protocol.frames import varint
 from protocol.schema import log_pb2
 
@@ -102,11 +101,8 @@ class Uplink:
     async def _append(
         self, identity: Identity, p: int, seq: int, items: Sequence[Report]
     ) -> Sequence[None]:
-        await self._store.run(
-            "append",
-            [keys.log(p), keys.producers(p)],
-            [identity.number, "u", identity.start, seq, encode_record(items)],
-        )
+        record = encode_record(items)
+        await append(self._store, p, identity, channel="u", seq=seq, record=record)
         return [None] * len(items)
 
     def _done(self, p: int, items: Sequence[Report], results: Sequence[None]) -> None:

@@ -260,20 +260,16 @@ class Producer(Generic[Item, Result]):
                 await self._store.wait_up()
 
 
-def record_producer(
-    store: Store, identity: Identity, channel: str, pace: Pace
-) -> Producer[bytes, bytes]:
-    """A producer whose items are encoded parts of a log.Record; the result is the entry's id."""
-
-    async def send(p: int, seq: int, items: Sequence[bytes]) -> list[bytes]:
-        reply = await store.run(
-            "append",
-            [keys.log(p), keys.producers(p)],
-            [identity.number, channel, identity.start, seq, b"".join(items)],
-        )
-        return [reply] * len(items)
-
-    return Producer(send, pace, store)
+async def append(
+    store: Store, p: int, identity: Identity, *, channel: str, seq: int, record: bytes
+) -> bytes:
+    """One call of scripts/append.lua: the entry's id, b"" if this seq was executed before."""
+    entry_id: bytes = await store.run(
+        "append",
+        [keys.log(p), keys.producers(p)],
+        [identity.number, channel, identity.start, seq, record],
+    )
+    return entry_id
 
 
 class Entry(NamedTuple):

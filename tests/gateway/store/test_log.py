@@ -9,17 +9,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.dispatch.partition import Partition
-from gateway.store import keys
+from gateway.store import keys, log
 from gateway.store.client import Store
 from gateway.store.errors import Fenced, ProducerFull, StoreError, StoreUnavailable, Trimmed
 from gateway.store.leases import Identity
-from gateway.store.log import LogReader, Pace, Producer, position_key, record_producer, tail
+from gateway.store.log import LogReader, Pace, Producer, position_key, tail
 from gateway.store.ownership import take_fence
 from gateway.store.snapshots import Snapshots
 from protocol.schema import log_pb2
 from tests.gateway.store.valkey import LossyProxy, Valkey, log_of, until
 
 EDGE = Identity("edge", 1, 10)
+
+
+def record_producer(
+    store: Store, identity: Identity, channel: str, pace: Pace
+) -> Producer[bytes, bytes]:
+    """Its items are encoded parts of a record; the result is the entry's id."""
+
+    async def send(p: int, seq: int, items: Sequence[bytes]) -> list[bytes]:
+        record = b"".join(items)
+        entry_id = await log.append(store, p, identity, channel=channel, seq=seq, record=record)
+        return [entry_id] * len(items)
+
+    return Producer(send, pace, store)
 
 
 def tagged(change: int, *tags: str) -> bytes:
@@ -29,12 +42,7 @@ def tagged(change: int, *tags: str) -> bytes:
 
 async def append(store: Store, seq: int, record: bytes, identity: Identity = EDGE) -> bytes:
     """One call of the store function, as a producer makes it."""
-    reply: bytes = await store.run(
-        "append",
-        [keys.log(0), keys.producers(0)],
-        [identity.number, "u", identity.start, seq, record],
-    )
-    return reply
+    return await log.append(store, 0, identity, channel="u", seq=seq, record=record)
 
 
 # Appending once.
