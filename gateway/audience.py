@@ -33,10 +33,10 @@ _U64_DIGITS: Final = 20
 
 State: TypeAlias = Literal[
     "targeted", "received", "displayed", "clicked", "dismissed", "failed", "expired", "pending",
-    "recalled", "replaced", "overflowed", "stopped",
+    "recalled", "replaced", "overflowed", "stopped", "held_out",
 ]  # fmt: skip
 STATES: Final[tuple[State, ...]] = get_args(State)
-"""What a device can be to a push: the twelve counts that the API reports, by the same names."""
+"""What a device can be to a push: the counts that the API reports, by the same names."""
 Which: TypeAlias = Literal["all", "latest"]
 
 
@@ -84,6 +84,14 @@ class Account(Struct, frozen=True):
     which: Which = "all"
 
 
+class Bound(Struct, frozen=True):
+    """Those of the devices that still belong to the account: what an Account is when it stands in a
+    log, looked up. Not part of the language: callers can only say Account."""
+
+    account: str
+    ids: tuple[int, ...]
+
+
 class Devices(Struct, frozen=True):
     """Devices by id. May be empty, which is nobody. How many there may be is the caller's to say."""
 
@@ -128,7 +136,7 @@ class Not(Struct, frozen=True):
     term: "Audience"
 
 
-Leaf: TypeAlias = All | Tag | Account | Devices | PushState | Segment | Sample
+Leaf: TypeAlias = All | Tag | Account | Bound | Devices | PushState | Segment | Sample
 Audience: TypeAlias = And | Or | Not | Leaf
 
 

@@ -14,6 +14,7 @@ from gateway.audience import (
     And,
     Audience,
     AudienceError,
+    Bound,
     Devices,
     Not,
     Or,
@@ -55,6 +56,8 @@ def to_json(tree: Audience) -> Json:
             return {"tag": name}
         case Account(id, which):
             return {"account": id} if which == "all" else {"account": id, "which": which}
+        case Bound(account, ids):
+            return {"bound": account, "devices": [str(id) for id in ids]}
         case Devices(ids):
             return {"devices": [str(id) for id in ids]}
         case PushState(push_id, state):
@@ -67,24 +70,30 @@ def to_json(tree: Audience) -> Json:
 
 
 def from_json(
-    value: object, path: str = "audience", malformed: list[str] | None = None
+    value: object,
+    path: str = "audience",
+    malformed: list[str] | None = None,
+    *,
+    bound: bool = False,
 ) -> Audience:
     """The tree of a decoded JSON value. Raises AudienceError.
 
     Entries of a `devices` list that are no ids are an error, unless `malformed` is given: then they
-    are added to it, cut short, and the other devices stand.
+    are added to it, cut short, and the other devices stand. `bound`: it comes from a log, or from an
+    API process, where accounts have been looked up.
     """
-    return Reading(malformed).tree(value, path)
+    return Reading(malformed, bound=bound).tree(value, path)
 
 
 class Reading:
     """One audience being read from JSON: counts leaves as they are written."""
 
-    __slots__ = ("_leaves", "_malformed")
+    __slots__ = ("_bound", "_leaves", "_malformed")
 
-    def __init__(self, malformed: list[str] | None = None) -> None:
+    def __init__(self, malformed: list[str] | None = None, *, bound: bool = False) -> None:
         self._leaves = 0
         self._malformed = malformed
+        self._bound = bound
 
     def tree(self, value: object, path: str, depth: int = 0) -> Audience:
         """`depth`: operators around it."""
@@ -96,6 +105,9 @@ class Reading:
             raise AudienceError(
                 path, f'expected an object such as {{"tag": ...}}, or "all", got {what}'
             )
+        if self._bound and "bound" in value:
+            account = self._name(value["bound"], f"{path}.bound", MAX_ACCOUNT_BYTES)
+            return Bound(account, self._ids(value.get("devices"), f"{path}.devices"))
         kinds = [key for key in value if key in _MEMBERS]
         listed = ", ".join(_MEMBERS)
         if not kinds:
@@ -166,6 +178,9 @@ class Reading:
 
     def devices(self, value: object, path: str) -> Devices:
         self._count(path)
+        return Devices(self._ids(value, path))
+
+    def _ids(self, value: object, path: str) -> tuple[int, ...]:
         if not isinstance(value, list | tuple):
             raise AudienceError(path, f"expected a list of device ids, got {got(value)}")
         ids: dict[int, None] = {}
@@ -179,7 +194,7 @@ class Reading:
                 )
             else:
                 self._malformed.append(str(one)[:_REPEATED] if _short(one) else got(one))
-        return Devices(tuple(ids))
+        return tuple(ids)
 
     def _count(self, path: str) -> None:
         self._leaves += 1

@@ -32,6 +32,7 @@ from gateway.audience import (
     And,
     Audience,
     AudienceError,
+    Bound,
     Devices,
     Leaf,
     Not,
@@ -366,6 +367,8 @@ def to_text(tree: Audience) -> str:
             return _quoted(name)
         case Account(id, which):
             return f"account({_quoted(id)}{', latest' * (which == 'latest')})"
+        case Bound(id, _):
+            return f"account({_quoted(id)})"
         case Devices(ids):
             return f"devices({', '.join(map(str, ids))})"
         case PushState(push_id, state):

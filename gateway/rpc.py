@@ -53,6 +53,12 @@ class Method(IntEnum):
     AUDIENCE = 7
     TAG = 8
     CUT = 9
+    CONTROL = 10
+    ACCOUNT = 11
+    HOLDER = 12
+    LOOKUP = 13
+    PERMIT = 14
+    LEDGER = 15
 
 
 class RpcError(Exception):

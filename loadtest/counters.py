@@ -20,6 +20,8 @@ class Counters:
         "open",
         "pings",
         "pongs",
+        "profiles_acked",
+        "profiles_sent",
         "protocol_errors",
         "receipts_acked",
         "receipts_sent",
@@ -68,6 +70,10 @@ class Counters:
         """RECEIPTS frames."""
         self.receipts_acked = 0
         """Single receipts that RECEIPT_ACK made durable."""
+        self.profiles_sent = 0
+        """PROFILE frames."""
+        self.profiles_acked = 0
+        """Changes of tags that PROFILE_ACK made safe; those a later one overtook are not counted."""
         self.pings = 0
         self.pongs = 0
         self.first_dial_at = 0.0

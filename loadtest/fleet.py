@@ -19,6 +19,7 @@ from loadtest.dialler import Dialler
 from loadtest.histogram import Histogram
 from loadtest.ledger import Ledger, Shown
 from loadtest.links import WRITABLE, Address, Links
+from loadtest.profile_desk import ProfileDesk
 from loadtest.receipt_desk import ReceiptDesk
 from loadtest.schedule import Schedule
 from loadtest.wire import Greeting, parse_message
@@ -81,6 +82,7 @@ class Fleet:
         self.latency_late = Histogram()
         """The same of those that came back after the message was sent."""
         self.desk = ReceiptDesk(self.table, plan.receipt_delay_s, plan.think_s)
+        self.profiles = ProfileDesk(self.table)
         self.links = Links()
         self._dialler = Dialler(self.table, plan.in_flight, random or Random())
         self._random = random or Random()
@@ -147,12 +149,20 @@ class Fleet:
                 self._on_writable(row, fd)
             if mask != WRITABLE and row_of[fd] == row:
                 self._on_readable(row, fd)
+        self._report()
+        self.links.bury()
+
+    def _report(self) -> None:
+        """What the devices have to say after all that came in: profiles first, as the SDK does."""
+        for row, frame in self.profiles.frames():
+            self.counters.profiles_sent += 1
+            if not self.links.write(self.table.fd[row], frame):
+                self._lost(row)
         self.desk.release(self._now)
         for row, frame in self.desk.frames():
             self.counters.receipts_sent += 1
             if not self.links.write(self.table.fd[row], frame):
                 self._lost(row)
-        self.links.bury()
 
     def _tick(self) -> None:
         """One reading of the clocks serves a whole batch: receipts are told to the turn."""
@@ -279,6 +289,9 @@ class Fleet:
         elif kind == Kind.RECEIPT_ACK:
             acked = device_pb2.ReceiptAck.FromString(body)
             self.counters.receipts_acked += self.desk.on_ack(row, acked.seq)
+        elif kind == Kind.PROFILE_ACK:
+            safe = device_pb2.ProfileAck.FromString(body)
+            self.counters.profiles_acked += self.profiles.on_ack(row, safe.change)
         elif kind == Kind.WELCOME:
             self._on_welcome(row, device_pb2.Welcome.FromString(body))
         elif kind == Kind.GOAWAY:
@@ -320,6 +333,8 @@ class Fleet:
             if table.device_id[row] != welcome.device_id:
                 counters.identity_changes += 1
                 table.device_id[row] = welcome.device_id
+        if not table.token(row):
+            self.profiles.on_registered(row)
         if welcome.token:
             counters.registered += not table.token(row)
             table.keep_token(row, welcome.token)
@@ -346,6 +361,7 @@ class Fleet:
         if self.plan.bare:
             return
         self.desk.on_open(row)
+        self.profiles.on_open(row)
         # Spread over the interval: else a fleet that connected at once beats at once.
         table.heard[row] = 1
         first = self._now + self._random.random() * self._heartbeat_s
@@ -390,6 +406,7 @@ class Fleet:
         self.table.fd[row] = -1
         self.table.phase[row] = CLOSED
         self.desk.on_closed(row)
+        self.profiles.on_closed(row)
 
 
 _CODES: Final = frozenset(CloseCode)

@@ -6,7 +6,7 @@ One child has 20,000 descriptors or fewer to itself; several children make a lar
 import base64
 import time
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -30,6 +30,29 @@ class FleetProcess(Child):
 
     def disconnect(self, rows: range) -> None:
         self.call("disconnect", rows=[rows.start, rows.stop])
+
+    def cut(self, rows: range) -> None:
+        """These lose their connection without a word and come back by themselves."""
+        self.call("cut", rows=[rows.start, rows.stop])
+
+    def set_tags(self, rows: range, choices: Sequence[Iterable[str]], which: Sequence[int]) -> int:
+        """`rows[i]` has the tags `choices[which[i]]` from now on, connected or not.
+
+        How many rows that changes. Raises ChildFailed for tags that a device may not have.
+        """
+        answer = self.call(
+            "set_tags",
+            rows=[rows.start, rows.stop],
+            choices=[sorted(tags) for tags in choices],
+            which=base64.b64encode(array("H", which).tobytes()).decode(),
+        )
+        return int(answer["changed"])
+
+    def tags(self) -> list[frozenset[str]]:
+        """By row, as the devices have them now, acknowledged or not."""
+        answer = self.call("tags")
+        choices = [frozenset(tags) for tags in answer["choices"]]
+        return [choices[which] for which in array("H", base64.b64decode(answer["which"]))]
 
     def hold_receipts(self, held: bool) -> None:
         """While held, messages are shown and not reported; afterwards all reports go out at once."""
@@ -131,6 +154,7 @@ class _Runner:
             **self._fleet.counters.to_dict(),
             "forgotten": self._fleet.ledger.forgotten,
             "receipts_outstanding": self._fleet.desk.outstanding(),
+            "profiles_unacked": self._fleet.profiles.unacknowledged,
         }
 
     def _obey(self, command: dict[str, Any]) -> dict[str, Any]:
@@ -140,6 +164,13 @@ class _Runner:
                 return {"dialled": fleet.dial(range(*command["rows"]), command["per_s"])}
             case "disconnect":
                 fleet.disconnect(range(*command["rows"]))
+            case "cut":
+                fleet.cut(range(*command["rows"]))
+            case "set_tags":
+                return {"changed": self._set_tags(command)}
+            case "tags":
+                which = base64.b64encode(fleet.profiles.tags()).decode()
+                return {"choices": list(map(sorted, fleet.profiles.choices)), "which": which}
             case "hold":
                 fleet.desk.held = command["held"]
             case "mark":
@@ -162,6 +193,14 @@ class _Runner:
             case other:
                 return {"error": f"unknown command {other!r}"}
         return {}
+
+    def _set_tags(self, command: dict[str, Any]) -> int:
+        desk, rows = self._fleet.profiles, range(*command["rows"])
+        known = [desk.choice_of(tags) for tags in command["choices"]]
+        which = array("H", base64.b64decode(command["which"]))
+        return sum(
+            desk.set_tags(row, known[choice]) for row, choice in zip(rows, which, strict=True)
+        )
 
 
 def main() -> None:

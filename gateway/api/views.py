@@ -14,8 +14,8 @@ _MEANT: Final = {
 }
 _COUNTS: Final[dict[str, Any]] = {
     "type": "object",
-    "description": "`targeted` is the sum of the states from `received` to `pending`; the last three "
-    "are events.",
+    "description": "`targeted` is the sum of the states from `received` to `pending`; what follows "
+    "is beside the law.",
     "properties": {
         name: {"type": "integer"} | ({"description": _MEANT[name]} if name in _MEANT else {})
         for name in COUNTED

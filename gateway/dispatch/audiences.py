@@ -14,6 +14,7 @@ from gateway.audience import (
     All,
     Audience,
     AudienceError,
+    Bound,
     Devices,
     Leaf,
     PushState,
@@ -21,9 +22,11 @@ from gateway.audience import (
     Tag,
 )
 from gateway.audience_json import from_json
+from gateway.dispatch.accounts import Accounts
 from gateway.dispatch.campaign import EFFECTS, PRECEDENCE, Campaign, Push, Single
 from gateway.dispatch.sampling import sample
 from gateway.dispatch.selection import Clock, LeafBitmap, Selection
+from gateway.dispatch.tags import Tags
 from protocol.ids import split_device_id
 
 DAY_MS: Final = 86_400_000
@@ -40,16 +43,17 @@ class Source(Protocol):
     seen: dict[int, BitMap]
     born: dict[int, BitMap]
 
+    tags: Tags
+    accounts: Accounts
+
     @property
     def pushes(self) -> Mapping[int, Push]: ...
-
-    def carriers(self, app: int, tag: str) -> BitMap: ...
 
 
 def read(raw: bytes) -> Audience:
     """The tree in a record or request. Raises AudienceError."""
     try:
-        return from_json(msgspec.json.decode(raw))
+        return from_json(msgspec.json.decode(raw), bound=True)
     except msgspec.DecodeError as error:
         raise AudienceError("audience", f"no JSON: {error}") from error
 
@@ -83,7 +87,11 @@ def leaves(partition: Source, app: int, ms: int) -> LeafBitmap:
                 days = _DAYS.fullmatch(name)
                 if days is not None:
                     return _by_day(partition, days[1], int(days[2]), ms // DAY_MS)
-                return partition.carriers(app, name)
+                return partition.tags.carriers(app, name)
+            case Bound(account, ids):
+                here = (split_device_id(device) for device in ids)
+                indexes = [index for p, index in here if p == partition.number]
+                return partition.accounts.held(app, account, indexes)
             case Devices(ids):
                 here = (split_device_id(device) for device in ids)
                 return BitMap([index for p, index in here if p == partition.number])
@@ -121,6 +129,8 @@ def in_state(push: Push, state: str) -> BitMap:
 def _of_campaign(push: Campaign, state: str) -> BitMap:
     if state == "targeted":
         return push.targeted
+    if state == "held_out":
+        return push.held_out
     if state == "pending":
         return push.pending()
     mark = _STATES.get(state)

@@ -21,14 +21,16 @@ DISMISSED: Final = device_pb2.DISMISSED
 FAILED: Final = device_pb2.FAILED
 EXPIRED: Final = 16
 """Marks below 16 are receipt states; the service's own begin here."""
+STOPPED: Final = 17
 
 PRECEDENCE: Final = (
     (RECEIVED, "received"),
     (FAILED, "failed"),
+    (STOPPED, "stopped"),
     (EXPIRED, "expired"),
 )
-"""States of the law that can occur, the strongest first. Recalled, replaced, overflowed and stopped
-stand between failed and expired once something sets them."""
+"""States of the law that can occur, the strongest first. Recalled, replaced and overflowed stand
+between failed and stopped once something sets them."""
 EFFECTS: Final = ((DISPLAYED, "displayed"), (CLICKED, "clicked"), (DISMISSED, "dismissed"))
 """What is counted beside the law."""
 _IMPLY_RECEIVED: Final = frozenset({DISPLAYED, CLICKED, DISMISSED})
@@ -41,6 +43,7 @@ class Single:
 
     home = 0
     in_record = False
+    speed = 0
 
     def __init__(
         self, push_id: int, app: int, ttl_s: int, accepted_ms: int, order: int, index: int
@@ -66,8 +69,14 @@ class Single:
         return self.marks != before
 
     def expire(self) -> None:
+        self._end(EXPIRED)
+
+    def stop(self) -> None:
+        self._end(STOPPED)
+
+    def _end(self, mark: int) -> None:
         if self.is_pending(self.index):
-            self.marks |= 1 << EXPIRED
+            self.marks |= 1 << mark
 
     def is_pending(self, index: int) -> bool:
         return index == self.index and not any(self.marks >> m & 1 for m, _ in PRECEDENCE)
@@ -80,7 +89,7 @@ class Single:
         return not self.is_pending(self.index)
 
     def counts(self) -> Iterator[tuple[str, int]]:
-        """(state, devices) of the law and the effects, and `targeted`."""
+        """(state, devices) of the law and the effects, and `targeted`; campaigns also `held_out`."""
         yield "targeted", 1
         rest = 1
         for mark, name in PRECEDENCE:
@@ -96,7 +105,8 @@ class Campaign:
     """A push to several devices of this partition, as bitmaps."""
 
     __slots__ = (
-        "accepted_ms", "app", "home", "in_record", "marks", "order", "push_id", "targeted", "ttl_s",
+        "accepted_ms", "app", "held_out", "home", "in_record", "marks", "order", "push_id", "speed",
+        "targeted", "ttl_s",
     )  # fmt: skip
 
     def __init__(
@@ -109,8 +119,13 @@ class Campaign:
         self.order = order
         self.targeted = targeted
         self.marks: dict[int, BitMap] = {}
+        self.held_out = BitMap()
+        """Meant by the audience and deliberately not sent to; not targeted."""
         self.home = 0
+        """Partition that keeps the push record, with `in_record`."""
         self.in_record = False
+        self.speed = 0
+        """Devices a second, over all partitions; 0: as fast as it goes."""
 
     def receipts(self, state: int, indexes: Iterable[int]) -> bool:
         """Fold receipts; True if something changed. Those of devices not targeted are ignored."""
@@ -122,6 +137,9 @@ class Campaign:
 
     def expire(self) -> None:
         self._mark(EXPIRED, self.pending())
+
+    def stop(self) -> None:
+        self._mark(STOPPED, self.pending())
 
     def is_pending(self, index: int) -> bool:
         return index in self.targeted and not any(
@@ -140,7 +158,7 @@ class Campaign:
         return not self.pending()
 
     def counts(self) -> Iterator[tuple[str, int]]:
-        """(state, devices) of the law and the effects, and `targeted`."""
+        """(state, devices) of the law and the effects, and `targeted`; campaigns also `held_out`."""
         yield "targeted", len(self.targeted)
         settled = BitMap()
         for mark, name in PRECEDENCE:
@@ -150,6 +168,7 @@ class Campaign:
         yield "pending", len(self.targeted) - len(settled)
         for mark, name in EFFECTS:
             yield name, len(self.marks.get(mark, ()))
+        yield "held_out", len(self.held_out)
 
     def _mark(self, mark: int, devices: BitMap) -> bool:
         marked = self.marks.get(mark)
@@ -167,6 +186,7 @@ class Tally:
 
     home = 0
     in_record = False
+    speed = 0
     final = True
 
     def __init__(self, campaign: Campaign, counts: Mapping[str, int] | None = None) -> None:
@@ -182,6 +202,9 @@ class Tally:
         return False
 
     def expire(self) -> None:
+        pass
+
+    def stop(self) -> None:
         pass
 
     def is_pending(self, index: int) -> bool:

@@ -333,7 +333,7 @@ def _partition_samples(owned: Owned) -> Iterable[Sample]:
     """How large one partition is."""
     partition, labels = owned.partition, {"partition": str(owned.p)}
     yield "columba_partition_devices", labels, sum(map(len, partition.apps.values()))
-    yield "columba_partition_tags", labels, len(partition.tags) + len(partition.bound)
+    yield "columba_partition_tags", labels, len(partition.tags.own) + len(partition.tags.bound)
     yield "columba_partition_pushes", labels, len(partition.pushes)
     yield "columba_partition_bytes", labels, partition.estimated_bytes()
     yield "columba_partition_log_records", labels, owned.log_lag

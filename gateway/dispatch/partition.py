@@ -11,8 +11,12 @@ from typing import Final
 
 from pyroaring import BitMap
 
+from gateway.dispatch.accounts import Accounts
 from gateway.dispatch.audiences import DAY_MS, select
 from gateway.dispatch.campaign import Campaign, Push, Single, Tally
+from gateway.dispatch.controls import Controls
+from gateway.dispatch.sampling import sample
+from gateway.dispatch.tags import Tags
 from protocol.schema import log_pb2
 
 OFFLINE: Final = 0
@@ -21,11 +25,7 @@ MOST_DAYS: Final = 31
 _ROW_BYTES: Final = 220
 """A finished single and its dict entry, measured; for the byte cap."""
 SINGLES_BLOCK: Final = 10
-PROFILES_BLOCK: Final = 10
-"""Shift: 1,024 singles (by order) or profiles (by index) make one piece of a snapshot, which takes
-some 5 ms to write down."""
-Profile = tuple[int, tuple[str, ...]]
-"""(change number, keys of `tags`)"""
+"""Shift: 1,024 singles (by order) make one piece of a snapshot, which takes some 5 ms to write down."""
 
 
 class Effects:
@@ -33,6 +33,7 @@ class Effects:
 
     __slots__ = (
         "arrived", "contents", "ended", "final", "fresh", "late_receipts", "receipted", "replaced",
+        "resumed",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -42,6 +43,8 @@ class Effects:
         """(edge, index, new epoch) of sessions that a later one at another edge fenced"""
         self.fresh: list[Push] = []
         """Pushes seen for the first time."""
+        self.resumed: list[Push] = []
+        """Pushes that were paused and go on."""
         self.contents: dict[int, bytes] = {}
         """push id -> content, where the record carried it"""
         self.receipted: set[int] = set()
@@ -70,18 +73,10 @@ class Partition:
         """index -> edge number, 0 = offline"""
         self.online: dict[int, BitMap] = {}
         """edge -> device indexes"""
-        self.tags: dict[str, BitMap] = {}
-        """"app number/tag" -> device indexes, as devices say of themselves"""
-        self.bound: dict[str, BitMap] = {}
-        """The same as app servers have set it; a device carries a tag if either says so"""
-        self.bound_of: dict[int, set[str]] = {}
-        """index -> keys of `bound`"""
         self.seen: dict[int, BitMap] = {}
         """day (since the Unix epoch, UTC) -> devices that had a session begin or end in it"""
         self.born: dict[int, BitMap] = {}
         """day -> devices registered in it"""
-        self.profiles: dict[int, dict[int, Profile]] = {}
-        """block -> index -> profile; in blocks, so that a snapshot copies what changed at once"""
         self.pushes: dict[int, Push] = {}
         self.campaigns: dict[int, Campaign] = {}
         """Those with pending devices, in the order of the log."""
@@ -89,6 +84,9 @@ class Partition:
         """index -> pending singles, in the order of the log"""
         self.dirty: set[str] = set()
         """Pieces of a snapshot that changed since the last one."""
+        self.tags = Tags(self.dirty)
+        self.accounts = Accounts(self.dirty)
+        self.controls = Controls()
         self._campaign_bytes = 0
         self._singles: dict[int, list[int]] = {}
         """block -> push ids of singles"""
@@ -97,6 +95,10 @@ class Partition:
 
     def edge_of(self, index: int) -> int:
         return self.location[index] if index < len(self.location) else OFFLINE
+
+    def devices_of(self, app: int) -> BitMap:
+        """All devices of an app. The state itself: only to be read."""
+        return self.apps.get(app, BitMap())
 
     def app_of(self, index: int) -> int:
         """App number of a device, 0 if there is no such device."""
@@ -111,25 +113,6 @@ class Partition:
         pending += [c for c in self.campaigns.values() if c.is_pending(index)]
         pending.sort(key=lambda push: push.order)
         return pending
-
-    def tags_of(self, index: int) -> list[str]:
-        _, names = self.profile_of(index)
-        both = self.bound_of.get(index, set()).union(names)
-        return sorted(name.partition("/")[2] for name in both)
-
-    def profile_of(self, index: int) -> Profile:
-        return self.profiles.get(index >> PROFILES_BLOCK, {}).get(index, (0, ()))
-
-    def _set_profile(self, index: int, profile: Profile) -> None:
-        self.profiles.setdefault(index >> PROFILES_BLOCK, {})[index] = profile
-
-    def carriers(self, app: int, tag: str) -> BitMap:
-        """Devices of an app that carry a tag. May be the state itself: only to be read."""
-        key = f"{app}/{tag}"
-        own, bound = self.tags.get(key), self.bound.get(key)
-        if own is not None and bound is not None:
-            return own | bound
-        return own or bound or BitMap()
 
     def singles_of(self, block: int) -> list[Single]:
         found = (self.pushes.get(push_id) for push_id in self._singles.get(block, ()))
@@ -151,15 +134,23 @@ class Partition:
         for receipts in message.receipts:
             self._fold_receipts(receipts, effects)
         for profile in message.profiles:
-            self._fold_profile(profile)
+            app = self.app_of(profile.index)
+            if app:
+                self.tags.fold_profile(app, profile)
         for tagging in message.taggings:
-            self._fold_tagging(tagging)
+            self.tags.fold_tagging(tagging, self.devices_of(tagging.app))
+        for change in message.accounts:
+            self.accounts.fold_change(change)
+        for holder in message.holders:
+            self.accounts.fold_holder(holder, self.devices_of(holder.app))
         for push in message.pushes:
             self._fold_push(push, ms, effects)
         for down in message.edges_down:
             self._fold_edge_down(down, effects)
         if message.HasField("due"):
             self._fold_due(message.due, effects)
+        for control in message.controls:
+            self._fold_control(control, ms, effects)
         self.position = position
         self.records += 1
         return effects
@@ -247,38 +238,9 @@ class Partition:
         elif push.push_id in self.campaigns and push.final:
             del self.campaigns[push.push_id]
             effects.final.append(push.push_id)
-
-    def _fold_profile(self, profile: log_pb2.Profile) -> None:
-        index = profile.index
-        app = self.app_of(index)
-        change, names = self.profile_of(index)
-        if not app or profile.change <= change:
-            return
-        wanted = tuple(f"{app}/{tag}" for tag in profile.tags)
-        for name in set(names).difference(wanted):
-            self.tags[name].discard(index)
-            if not self.tags[name]:
-                del self.tags[name]
-        for name in set(wanted).difference(names):
-            self.tags.setdefault(name, BitMap()).add(index)
-        self._set_profile(index, (profile.change, wanted))
-        self.dirty.add(f"profiles/{index >> PROFILES_BLOCK}")
-
-    def _fold_tagging(self, tagging: log_pb2.Tagging) -> None:
-        key = f"{tagging.app}/{tagging.tag}"
-        devices = self.apps.get(tagging.app, BitMap()) & BitMap(tagging.index)
-        bound = self.bound.setdefault(key, BitMap())
-        if tagging.remove:
-            bound -= devices
-            for index in devices:
-                self.bound_of.get(index, set()).discard(key)
         else:
-            bound |= devices
-            for index in devices:
-                self.bound_of.setdefault(index, set()).add(key)
-        if not bound:
-            del self.bound[key]
-        self.dirty.add(f"bound/{key}")
+            return
+        self.controls.paused.discard(push.push_id)
 
     def _fold_push(self, record: log_pb2.Push, ms: int, effects: Effects) -> None:
         if record.push_id in self.pushes:
@@ -298,6 +260,9 @@ class Partition:
             self.campaigns[push.push_id] = push
             self._campaign_bytes += _bytes_of(push)
             self._settle(push, effects)  # an audience of nobody is final at once
+        early = self.controls.take(push.push_id, push.app)
+        if early is not None:
+            self._apply(push, early.paused, early.stopped, effects)
 
     def _single(self, record: log_pb2.Push, accepted_ms: int) -> Push:
         index = record.index[0]
@@ -315,12 +280,41 @@ class Partition:
             targeted &= BitMap.union(BitMap(), *self.online.values())
         push = Campaign(record.push_id, record.app, record.ttl_s, accepted_ms, self.order, targeted)
         push.home, push.in_record = record.home, record.accepted_ms > 0
+        push.speed = record.speed
+        if record.holdout and targeted:
+            size = targeted.max() + 1
+            # Under a salt of its own for each push: nobody is left out of all of them.
+            part = sample(record.holdout, f"holdout {record.push_id}", self.number, size)
+            push.held_out = targeted & part
+            targeted -= push.held_out
         return push
 
     def _audience(self, record: log_pb2.Push, ms: int) -> BitMap:
         if record.audience:
             return select(self, record.app, record.audience, ms)
-        return self.apps.get(record.app, BitMap()) & BitMap(record.index)
+        return self.devices_of(record.app) & BitMap(record.index)
+
+    def _fold_control(self, control: log_pb2.Control, ms: int, effects: Effects) -> None:
+        push = self.pushes.get(control.push_id)
+        if push is None:
+            self.controls.remember(control, ms)
+        elif push.app == control.app:
+            paused, stopped = control.action == log_pb2.PAUSE, control.action == log_pb2.STOP
+            self._apply(push, paused, stopped, effects)
+
+    def _apply(self, push: Push, paused: bool, stopped: bool, effects: Effects) -> None:
+        was_paused = push.push_id in self.controls.paused
+        if stopped:
+            push.stop()
+            self._touch(push)
+            self._settle(push, effects)
+        if push.final:
+            self.controls.paused.discard(push.push_id)
+        elif paused:
+            self.controls.paused.add(push.push_id)
+        elif was_paused:
+            self.controls.paused.discard(push.push_id)
+            effects.resumed.append(push)
 
     def _fold_edge_down(self, down: log_pb2.EdgeDown, effects: Effects) -> None:
         devices = self.online.pop(down.edge, BitMap())
@@ -377,16 +371,6 @@ class Partition:
         for index in devices:
             self.reserve(index)
             self.location[index] = edge
-
-    def restore_profile(self, index: int, change: int, names: Iterable[str]) -> None:
-        self._set_profile(index, (change, tuple(names)))
-        for name in names:
-            self.tags.setdefault(name, BitMap()).add(index)
-
-    def restore_bound(self, key: str, devices: BitMap) -> None:
-        self.bound[key] = devices
-        for index in devices:
-            self.bound_of.setdefault(index, set()).add(key)
 
     def restore_push(self, push: Push) -> None:
         """In ascending order, so that what is pending stands in the order of the log."""

@@ -11,14 +11,20 @@ import msgspec
 from pyroaring import BitMap
 
 from gateway.dispatch.campaign import Campaign, Push, Single, Tally
-from gateway.dispatch.partition import Partition, Profile
+from gateway.dispatch.controls import Early
+from gateway.dispatch.partition import Partition
+from gateway.dispatch.tags import Profile
 from protocol.schema import log_pb2
 
 _META: Final = "meta"
+_Lists = dict[str, tuple[int, ...]]
+_Holders = dict[int, str]
 
 
 class Meta(msgspec.Struct, frozen=True):
     order: int
+    paused: list[int] = []
+    early: dict[int, Early] = {}
 
 
 class Frozen(NamedTuple):
@@ -38,10 +44,12 @@ def names(partition: Partition) -> set[str]:
     """All pieces that this state consists of, but for what every snapshot has."""
     found = {f"apps/{app}" for app in partition.apps}
     found |= {f"online/{edge}" for edge in partition.online}
-    found |= {f"bound/{key}" for key in partition.bound}
+    found |= {f"bound/{key}" for key in partition.tags.bound}
     found |= {f"seen/{day}" for day in partition.seen}
     found |= {f"born/{day}" for day in partition.born}
-    found |= {f"profiles/{block}" for block in partition.profiles}
+    found |= {f"profiles/{block}" for block in partition.tags.profiles}
+    found |= {f"accounts/{block}" for block in partition.accounts.lists}
+    found |= {f"holders/{block}" for block in partition.accounts.holders}
     for push in partition.pushes.values():
         found.add(partition.piece_of(push))
     return found
@@ -52,7 +60,8 @@ def freeze(partition: Partition, wanted: set[str] | None = None) -> Frozen:
     is collected for the next snapshot."""
     makers: list[tuple[str, Callable[[], bytes]]] = []
     removed: list[str] = []
-    meta = Meta(partition.order)
+    controls = partition.controls
+    meta = Meta(partition.order, sorted(controls.paused), dict(controls.early))
     makers.append((_META, lambda: msgspec.json.encode(meta)))
     for name in sorted(partition.dirty if wanted is None else wanted):
         maker = _maker(partition, name)
@@ -66,7 +75,10 @@ def freeze(partition: Partition, wanted: set[str] | None = None) -> Frozen:
 
 def restore(partition: Partition, position: str, pieces: dict[str, bytes]) -> None:
     """Put a freshly made partition into the state of a snapshot. Any exception: it is unreadable."""
-    partition.order = msgspec.json.decode(pieces[_META], type=Meta).order
+    meta = msgspec.json.decode(pieces[_META], type=Meta)
+    partition.order = meta.order
+    partition.controls.paused.update(meta.paused)
+    partition.controls.early.update(meta.early)
     pushes: list[Push] = []
     for name, blob in pieces.items():
         kind, _, rest = name.partition("/")
@@ -75,14 +87,18 @@ def restore(partition: Partition, position: str, pieces: dict[str, bytes]) -> No
         elif kind == "online":
             partition.restore_online(int(rest), BitMap.deserialize(blob))
         elif kind == "bound":
-            partition.restore_bound(rest, BitMap.deserialize(blob))
+            partition.tags.restore_bound(rest, BitMap.deserialize(blob))
         elif kind == "seen":
             partition.seen[int(rest)] = BitMap.deserialize(blob)
         elif kind == "born":
             partition.born[int(rest)] = BitMap.deserialize(blob)
         elif kind == "profiles":
             for profile in log_pb2.Record.FromString(blob).profiles:
-                partition.restore_profile(profile.index, profile.change, profile.tags)
+                partition.tags.restore_profile(profile.index, profile.change, profile.tags)
+        elif kind == "accounts":
+            partition.accounts.restore_lists(int(rest), msgspec.json.decode(blob, type=_Lists))
+        elif kind == "holders":
+            partition.accounts.restore_holders(int(rest), msgspec.json.decode(blob, type=_Holders))
         elif kind == "campaigns":
             pushes.append(_read_campaign(blob))
         elif kind == "singles":
@@ -106,11 +122,18 @@ def _maker(partition: Partition, name: str) -> Callable[[], bytes] | None:
         "born": partition.born,
     }.get(kind)
     if by_number is not None or kind == "bound":
-        devices = partition.bound.get(rest) if by_number is None else by_number.get(int(rest))
+        bound = partition.tags.bound
+        devices = bound.get(rest) if by_number is None else by_number.get(int(rest))
         return _bitmap_maker(devices) if devices else None
     if kind == "profiles":
-        rows = partition.profiles.get(int(rest), {}).copy()
+        rows = partition.tags.profiles.get(int(rest), {}).copy()
         return lambda: _write_profiles(rows)
+    if kind == "accounts":
+        lists = partition.accounts.lists.get(int(rest), {}).copy()
+        return (lambda: msgspec.json.encode(lists)) if lists else None
+    if kind == "holders":
+        holders = partition.accounts.holders.get(int(rest), {}).copy()
+        return (lambda: msgspec.json.encode(holders)) if holders else None
     if kind == "singles":
         singles = [_row(single) for single in partition.singles_of(int(rest))]
         return (lambda: _write_singles(singles)) if singles else None
@@ -191,6 +214,8 @@ def _campaign_maker(campaign: Campaign) -> Callable[[], bytes]:
             order=campaign.order,
             targeted=bytes(targeted.serialize()),
             marks={mark: bytes(devices.serialize()) for mark, devices in marks.items()},
+            held_out=bytes(campaign.held_out.serialize()) if campaign.held_out else b"",
+            speed=campaign.speed,
         ).SerializeToString()
 
     return make
@@ -220,5 +245,8 @@ def _read_campaign(blob: bytes) -> Push:
     if state.counts:
         return Tally(campaign, state.counts)
     campaign.home, campaign.in_record = state.home, state.in_record
+    campaign.speed = state.speed
+    if state.held_out:
+        campaign.held_out = BitMap.deserialize(state.held_out)
     campaign.marks = {m: BitMap.deserialize(raw) for m, raw in state.marks.items()}
     return campaign

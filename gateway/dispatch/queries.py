@@ -81,8 +81,9 @@ class Queries:
             app=app,
             edge=edge,
             pending=len(partition.pending_of(index)),
-            tags=partition.tags_of(index),
+            tags=partition.tags.of(index),
             epoch=epoch,
+            account=partition.accounts.holder_of(index),
         ).SerializeToString()
 
     async def audience(self, body: bytes) -> bytes:
@@ -129,7 +130,7 @@ class Queries:
                 continue
             reply.known, reply.app = True, push.app
             for tag in _tags_named(owned.partition, push.app, request.by):
-                carriers = owned.partition.carriers(push.app, tag)
+                carriers = owned.partition.tags.carriers(push.app, tag)
                 counts = cuts.setdefault(tag, {})
                 for name, _ in push.counts():
                     here = audiences.in_state(push, name).intersection_cardinality(carriers)
@@ -178,5 +179,5 @@ def _tags_named(partition: Partition, app: int, names: Iterable[str]) -> list[st
     """Tags of an app whose name, before the colon, is one of these."""
     wanted = tuple(f"{app}/{name}:" for name in names)
     exact = {f"{app}/{name}" for name in names}
-    keys = {k for k in (*partition.tags, *partition.bound) if k in exact or k.startswith(wanted)}
+    keys = {k for k in partition.tags.keys_of(app) if k in exact or k.startswith(wanted)}
     return sorted(key.partition("/")[2] for key in keys)

@@ -40,7 +40,7 @@ def check(
 ) -> Checked:
     """Decide which items stand. Pure; an item that does not changes nothing."""
     devices = partition.apps.get(app, ())
-    names = {key for key in (*partition.tags, *partition.bound) if key.startswith(f"{app}/")}
+    names = partition.tags.keys_of(app)
     carried: dict[int, set[str]] = {}
     changes: dict[tuple[str, bool], list[int]] = {}
     errors = []
@@ -50,7 +50,7 @@ def check(
             continue
         before = carried.get(item.index)
         if before is None:
-            before = set(partition.tags_of(item.index))
+            before = set(partition.tags.of(item.index))
         after = before.difference(item.remove).union(item.add)
         new_names = {f"{app}/{tag}" for tag in item.add} - names
         if len(after) > max(limits.per_device, len(before)):

@@ -25,7 +25,7 @@ A partition's keys
     {p}:manifest:corrupt    string   one that could not be read, set aside for a look. snapshot_aside.lua
     {p}:trimmed    string   log position up to which the log may be trimmed. snapshot_commit.lua.
     {p}:push:{id}  hash     record of a push whose home this is: app, ttl_s, audience, content,
-                            accepted_ms, left, and t:{q} = device indexes of each partition still to
+                            options, accepted_ms, left, and t:{q} = device indexes of each partition still to
                             reach. accept.lua, fanout_done.lua; expires with the push.
     {p}:fanouts    zset     pushes at home here with partitions left, scored by their accept (ms).
     {p}:idem:{h}   string   answer to an idempotency key; h = SHA-256 of app and key. accept.lua;

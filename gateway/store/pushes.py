@@ -32,8 +32,9 @@ def encode_push(  # a columba.log.Push; built by hand because it is built for ev
     audience: bytes,
     accepted_ms: int = 0,
     home: int = 0,
+    options: bytes = b"",
 ) -> bytes:
-    """columba.log.Push without indexes and content."""
+    """columba.log.Push without indexes and content. `options`: further fields of it, encoded."""
     record = b"\x09" + push_id.to_bytes(8, "little") + b"\x10" + varint(app)
     if ttl_s:
         record += b"\x18" + varint(ttl_s)
@@ -43,7 +44,7 @@ def encode_push(  # a columba.log.Push; built by hand because it is built for ev
         record += b"\x28" + varint(accepted_ms)
     if home:
         record += b"\x30" + varint(home)
-    return record
+    return record + options
 
 
 def push_producer(store: Store, identity: Identity, pace: Pace) -> Producer[PushPart, bytes]:
@@ -86,6 +87,8 @@ class PushRecord(NamedTuple):
     content: bytes
     targets: Mapping[int, bytes]
     """partition -> indexes (u32 LE each; empty with an audience)"""
+    options: bytes = b""
+    """Fields of columba.log.Push that say how it is sent, encoded."""
 
 
 Parts = Sequence[tuple[int, PushPart]]
@@ -101,6 +104,7 @@ def parts_of(record: PushRecord, accepted_ms: int, home: int) -> Parts:
         audience=record.audience,
         accepted_ms=accepted_ms,
         home=home,
+        options=record.options,
     )
     return [
         (p, PushPart(record.push_id, record.app, push, indexes, b""))
@@ -138,6 +142,7 @@ async def accept(
         record.ttl_s,
         record.audience,
         record.content,
+        record.options,
     ]
     for p, indexes in record.targets.items():
         args += (p, indexes)
@@ -185,6 +190,7 @@ async def read_record(store: Store, home: int, push_id: int) -> tuple[PushRecord
         audience=fields[b"audience"],
         content=fields[b"content"],
         targets=targets,
+        options=fields.get(b"options", b""),
     )
     return record, int(fields[b"accepted_ms"])
 

@@ -1,4 +1,5 @@
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
@@ -6,8 +7,19 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Action(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    NO_ACTION: _ClassVar[Action]
+    PAUSE: _ClassVar[Action]
+    RESUME: _ClassVar[Action]
+    STOP: _ClassVar[Action]
+NO_ACTION: Action
+PAUSE: Action
+RESUME: Action
+STOP: Action
+
 class Record(_message.Message):
-    __slots__ = ("sessions", "receipts", "profiles", "pushes", "edges_down", "due", "taggings")
+    __slots__ = ("sessions", "receipts", "profiles", "pushes", "edges_down", "due", "taggings", "controls", "accounts", "holders")
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
     RECEIPTS_FIELD_NUMBER: _ClassVar[int]
     PROFILES_FIELD_NUMBER: _ClassVar[int]
@@ -15,6 +27,9 @@ class Record(_message.Message):
     EDGES_DOWN_FIELD_NUMBER: _ClassVar[int]
     DUE_FIELD_NUMBER: _ClassVar[int]
     TAGGINGS_FIELD_NUMBER: _ClassVar[int]
+    CONTROLS_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNTS_FIELD_NUMBER: _ClassVar[int]
+    HOLDERS_FIELD_NUMBER: _ClassVar[int]
     sessions: Sessions
     receipts: _containers.RepeatedCompositeFieldContainer[Receipts]
     profiles: _containers.RepeatedCompositeFieldContainer[Profile]
@@ -22,7 +37,10 @@ class Record(_message.Message):
     edges_down: _containers.RepeatedCompositeFieldContainer[EdgeDown]
     due: Due
     taggings: _containers.RepeatedCompositeFieldContainer[Tagging]
-    def __init__(self, sessions: _Optional[_Union[Sessions, _Mapping]] = ..., receipts: _Optional[_Iterable[_Union[Receipts, _Mapping]]] = ..., profiles: _Optional[_Iterable[_Union[Profile, _Mapping]]] = ..., pushes: _Optional[_Iterable[_Union[Push, _Mapping]]] = ..., edges_down: _Optional[_Iterable[_Union[EdgeDown, _Mapping]]] = ..., due: _Optional[_Union[Due, _Mapping]] = ..., taggings: _Optional[_Iterable[_Union[Tagging, _Mapping]]] = ...) -> None: ...
+    controls: _containers.RepeatedCompositeFieldContainer[Control]
+    accounts: _containers.RepeatedCompositeFieldContainer[AccountChange]
+    holders: _containers.RepeatedCompositeFieldContainer[Holder]
+    def __init__(self, sessions: _Optional[_Union[Sessions, _Mapping]] = ..., receipts: _Optional[_Iterable[_Union[Receipts, _Mapping]]] = ..., profiles: _Optional[_Iterable[_Union[Profile, _Mapping]]] = ..., pushes: _Optional[_Iterable[_Union[Push, _Mapping]]] = ..., edges_down: _Optional[_Iterable[_Union[EdgeDown, _Mapping]]] = ..., due: _Optional[_Union[Due, _Mapping]] = ..., taggings: _Optional[_Iterable[_Union[Tagging, _Mapping]]] = ..., controls: _Optional[_Iterable[_Union[Control, _Mapping]]] = ..., accounts: _Optional[_Iterable[_Union[AccountChange, _Mapping]]] = ..., holders: _Optional[_Iterable[_Union[Holder, _Mapping]]] = ...) -> None: ...
 
 class Sessions(_message.Message):
     __slots__ = ("edge", "up", "app", "epoch", "down")
@@ -59,7 +77,7 @@ class Profile(_message.Message):
     def __init__(self, index: _Optional[int] = ..., change: _Optional[int] = ..., tags: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Push(_message.Message):
-    __slots__ = ("push_id", "app", "ttl_s", "audience", "accepted_ms", "home", "content", "index")
+    __slots__ = ("push_id", "app", "ttl_s", "audience", "accepted_ms", "home", "content", "index", "holdout", "speed")
     PUSH_ID_FIELD_NUMBER: _ClassVar[int]
     APP_FIELD_NUMBER: _ClassVar[int]
     TTL_S_FIELD_NUMBER: _ClassVar[int]
@@ -68,6 +86,8 @@ class Push(_message.Message):
     HOME_FIELD_NUMBER: _ClassVar[int]
     CONTENT_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
+    HOLDOUT_FIELD_NUMBER: _ClassVar[int]
+    SPEED_FIELD_NUMBER: _ClassVar[int]
     push_id: int
     app: int
     ttl_s: int
@@ -76,7 +96,47 @@ class Push(_message.Message):
     home: int
     content: bytes
     index: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, push_id: _Optional[int] = ..., app: _Optional[int] = ..., ttl_s: _Optional[int] = ..., audience: _Optional[bytes] = ..., accepted_ms: _Optional[int] = ..., home: _Optional[int] = ..., content: _Optional[bytes] = ..., index: _Optional[_Iterable[int]] = ...) -> None: ...
+    holdout: float
+    speed: int
+    def __init__(self, push_id: _Optional[int] = ..., app: _Optional[int] = ..., ttl_s: _Optional[int] = ..., audience: _Optional[bytes] = ..., accepted_ms: _Optional[int] = ..., home: _Optional[int] = ..., content: _Optional[bytes] = ..., index: _Optional[_Iterable[int]] = ..., holdout: _Optional[float] = ..., speed: _Optional[int] = ...) -> None: ...
+
+class Control(_message.Message):
+    __slots__ = ("push_id", "app", "action", "until_ms")
+    PUSH_ID_FIELD_NUMBER: _ClassVar[int]
+    APP_FIELD_NUMBER: _ClassVar[int]
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_MS_FIELD_NUMBER: _ClassVar[int]
+    push_id: int
+    app: int
+    action: Action
+    until_ms: int
+    def __init__(self, push_id: _Optional[int] = ..., app: _Optional[int] = ..., action: _Optional[_Union[Action, str]] = ..., until_ms: _Optional[int] = ...) -> None: ...
+
+class AccountChange(_message.Message):
+    __slots__ = ("app", "account", "remove", "device", "only")
+    APP_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNT_FIELD_NUMBER: _ClassVar[int]
+    REMOVE_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    ONLY_FIELD_NUMBER: _ClassVar[int]
+    app: int
+    account: str
+    remove: bool
+    device: _containers.RepeatedScalarFieldContainer[int]
+    only: bool
+    def __init__(self, app: _Optional[int] = ..., account: _Optional[str] = ..., remove: bool = ..., device: _Optional[_Iterable[int]] = ..., only: bool = ...) -> None: ...
+
+class Holder(_message.Message):
+    __slots__ = ("app", "account", "index", "was")
+    APP_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNT_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    WAS_FIELD_NUMBER: _ClassVar[int]
+    app: int
+    account: str
+    index: _containers.RepeatedScalarFieldContainer[int]
+    was: str
+    def __init__(self, app: _Optional[int] = ..., account: _Optional[str] = ..., index: _Optional[_Iterable[int]] = ..., was: _Optional[str] = ...) -> None: ...
 
 class Tagging(_message.Message):
     __slots__ = ("app", "tag", "remove", "index")
@@ -109,7 +169,7 @@ class Due(_message.Message):
     def __init__(self, expired: _Optional[_Iterable[int]] = ..., forgotten: _Optional[_Iterable[int]] = ..., shrunk: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class CampaignState(_message.Message):
-    __slots__ = ("push_id", "app", "ttl_s", "accepted_ms", "home", "in_record", "order", "targeted", "marks", "counts")
+    __slots__ = ("push_id", "app", "ttl_s", "accepted_ms", "home", "in_record", "order", "targeted", "marks", "counts", "held_out", "speed")
     class MarksEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -134,6 +194,8 @@ class CampaignState(_message.Message):
     TARGETED_FIELD_NUMBER: _ClassVar[int]
     MARKS_FIELD_NUMBER: _ClassVar[int]
     COUNTS_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_FIELD_NUMBER: _ClassVar[int]
+    SPEED_FIELD_NUMBER: _ClassVar[int]
     push_id: int
     app: int
     ttl_s: int
@@ -144,7 +206,9 @@ class CampaignState(_message.Message):
     targeted: bytes
     marks: _containers.ScalarMap[int, bytes]
     counts: _containers.ScalarMap[str, int]
-    def __init__(self, push_id: _Optional[int] = ..., app: _Optional[int] = ..., ttl_s: _Optional[int] = ..., accepted_ms: _Optional[int] = ..., home: _Optional[int] = ..., in_record: bool = ..., order: _Optional[int] = ..., targeted: _Optional[bytes] = ..., marks: _Optional[_Mapping[int, bytes]] = ..., counts: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    held_out: bytes
+    speed: int
+    def __init__(self, push_id: _Optional[int] = ..., app: _Optional[int] = ..., ttl_s: _Optional[int] = ..., accepted_ms: _Optional[int] = ..., home: _Optional[int] = ..., in_record: bool = ..., order: _Optional[int] = ..., targeted: _Optional[bytes] = ..., marks: _Optional[_Mapping[int, bytes]] = ..., counts: _Optional[_Mapping[str, int]] = ..., held_out: _Optional[bytes] = ..., speed: _Optional[int] = ...) -> None: ...
 
 class SingleStates(_message.Message):
     __slots__ = ("push_id", "app", "ttl_s", "accepted_ms", "order", "index", "marks")

@@ -65,7 +65,7 @@ class CountsRequest(_message.Message):
     def __init__(self, push_id: _Optional[int] = ...) -> None: ...
 
 class Counts(_message.Message):
-    __slots__ = ("partitions", "known", "app", "accepted_ms", "ttl_s", "targeted", "received", "failed", "recalled", "replaced", "overflowed", "stopped", "expired", "pending", "displayed", "clicked", "dismissed")
+    __slots__ = ("partitions", "known", "app", "accepted_ms", "ttl_s", "targeted", "received", "failed", "recalled", "replaced", "overflowed", "stopped", "expired", "pending", "displayed", "clicked", "dismissed", "held_out")
     PARTITIONS_FIELD_NUMBER: _ClassVar[int]
     KNOWN_FIELD_NUMBER: _ClassVar[int]
     APP_FIELD_NUMBER: _ClassVar[int]
@@ -83,6 +83,7 @@ class Counts(_message.Message):
     DISPLAYED_FIELD_NUMBER: _ClassVar[int]
     CLICKED_FIELD_NUMBER: _ClassVar[int]
     DISMISSED_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_FIELD_NUMBER: _ClassVar[int]
     partitions: _containers.RepeatedScalarFieldContainer[int]
     known: bool
     app: int
@@ -100,7 +101,8 @@ class Counts(_message.Message):
     displayed: int
     clicked: int
     dismissed: int
-    def __init__(self, partitions: _Optional[_Iterable[int]] = ..., known: bool = ..., app: _Optional[int] = ..., accepted_ms: _Optional[int] = ..., ttl_s: _Optional[int] = ..., targeted: _Optional[int] = ..., received: _Optional[int] = ..., failed: _Optional[int] = ..., recalled: _Optional[int] = ..., replaced: _Optional[int] = ..., overflowed: _Optional[int] = ..., stopped: _Optional[int] = ..., expired: _Optional[int] = ..., pending: _Optional[int] = ..., displayed: _Optional[int] = ..., clicked: _Optional[int] = ..., dismissed: _Optional[int] = ...) -> None: ...
+    held_out: int
+    def __init__(self, partitions: _Optional[_Iterable[int]] = ..., known: bool = ..., app: _Optional[int] = ..., accepted_ms: _Optional[int] = ..., ttl_s: _Optional[int] = ..., targeted: _Optional[int] = ..., received: _Optional[int] = ..., failed: _Optional[int] = ..., recalled: _Optional[int] = ..., replaced: _Optional[int] = ..., overflowed: _Optional[int] = ..., stopped: _Optional[int] = ..., expired: _Optional[int] = ..., pending: _Optional[int] = ..., displayed: _Optional[int] = ..., clicked: _Optional[int] = ..., dismissed: _Optional[int] = ..., held_out: _Optional[int] = ...) -> None: ...
 
 class DeviceRequest(_message.Message):
     __slots__ = ("device_id",)
@@ -109,20 +111,22 @@ class DeviceRequest(_message.Message):
     def __init__(self, device_id: _Optional[int] = ...) -> None: ...
 
 class DeviceState(_message.Message):
-    __slots__ = ("known", "app", "edge", "pending", "tags", "epoch")
+    __slots__ = ("known", "app", "edge", "pending", "tags", "epoch", "account")
     KNOWN_FIELD_NUMBER: _ClassVar[int]
     APP_FIELD_NUMBER: _ClassVar[int]
     EDGE_FIELD_NUMBER: _ClassVar[int]
     PENDING_FIELD_NUMBER: _ClassVar[int]
     TAGS_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNT_FIELD_NUMBER: _ClassVar[int]
     known: bool
     app: int
     edge: int
     pending: int
     tags: _containers.RepeatedScalarFieldContainer[str]
     epoch: int
-    def __init__(self, known: bool = ..., app: _Optional[int] = ..., edge: _Optional[int] = ..., pending: _Optional[int] = ..., tags: _Optional[_Iterable[str]] = ..., epoch: _Optional[int] = ...) -> None: ...
+    account: str
+    def __init__(self, known: bool = ..., app: _Optional[int] = ..., edge: _Optional[int] = ..., pending: _Optional[int] = ..., tags: _Optional[_Iterable[str]] = ..., epoch: _Optional[int] = ..., account: _Optional[str] = ...) -> None: ...
 
 class AudienceRequest(_message.Message):
     __slots__ = ("app", "audience", "explain")
@@ -190,6 +194,174 @@ class TagReply(_message.Message):
     errors: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, errors: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class ControlRequest(_message.Message):
+    __slots__ = ("push_id", "app", "action", "until_ms")
+    PUSH_ID_FIELD_NUMBER: _ClassVar[int]
+    APP_FIELD_NUMBER: _ClassVar[int]
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_MS_FIELD_NUMBER: _ClassVar[int]
+    push_id: int
+    app: int
+    action: int
+    until_ms: int
+    def __init__(self, push_id: _Optional[int] = ..., app: _Optional[int] = ..., action: _Optional[int] = ..., until_ms: _Optional[int] = ...) -> None: ...
+
+class ControlReply(_message.Message):
+    __slots__ = ("partitions",)
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    partitions: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, partitions: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class AccountRequest(_message.Message):
+    __slots__ = ("partition", "app", "items")
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    APP_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    partition: int
+    app: int
+    items: _containers.RepeatedCompositeFieldContainer[AccountItem]
+    def __init__(self, partition: _Optional[int] = ..., app: _Optional[int] = ..., items: _Optional[_Iterable[_Union[AccountItem, _Mapping]]] = ...) -> None: ...
+
+class AccountItem(_message.Message):
+    __slots__ = ("account", "remove", "device", "only", "whole")
+    ACCOUNT_FIELD_NUMBER: _ClassVar[int]
+    REMOVE_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    ONLY_FIELD_NUMBER: _ClassVar[int]
+    WHOLE_FIELD_NUMBER: _ClassVar[int]
+    account: str
+    remove: bool
+    device: int
+    only: bool
+    whole: bool
+    def __init__(self, account: _Optional[str] = ..., remove: bool = ..., device: _Optional[int] = ..., only: bool = ..., whole: bool = ...) -> None: ...
+
+class AccountReply(_message.Message):
+    __slots__ = ("errors", "left")
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    LEFT_FIELD_NUMBER: _ClassVar[int]
+    errors: _containers.RepeatedScalarFieldContainer[str]
+    left: _containers.RepeatedCompositeFieldContainer[Devices]
+    def __init__(self, errors: _Optional[_Iterable[str]] = ..., left: _Optional[_Iterable[_Union[Devices, _Mapping]]] = ...) -> None: ...
+
+class Devices(_message.Message):
+    __slots__ = ("device",)
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    device: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, device: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class HolderRequest(_message.Message):
+    __slots__ = ("partition", "app", "items")
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    APP_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    partition: int
+    app: int
+    items: _containers.RepeatedCompositeFieldContainer[HolderItem]
+    def __init__(self, partition: _Optional[int] = ..., app: _Optional[int] = ..., items: _Optional[_Iterable[_Union[HolderItem, _Mapping]]] = ...) -> None: ...
+
+class HolderItem(_message.Message):
+    __slots__ = ("index", "account", "was")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNT_FIELD_NUMBER: _ClassVar[int]
+    WAS_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    account: str
+    was: str
+    def __init__(self, index: _Optional[int] = ..., account: _Optional[str] = ..., was: _Optional[str] = ...) -> None: ...
+
+class HolderReply(_message.Message):
+    __slots__ = ("errors", "was")
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    WAS_FIELD_NUMBER: _ClassVar[int]
+    errors: _containers.RepeatedScalarFieldContainer[str]
+    was: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, errors: _Optional[_Iterable[str]] = ..., was: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class LookupRequest(_message.Message):
+    __slots__ = ("partition", "app", "accounts")
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    APP_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNTS_FIELD_NUMBER: _ClassVar[int]
+    partition: int
+    app: int
+    accounts: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, partition: _Optional[int] = ..., app: _Optional[int] = ..., accounts: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class LookupReply(_message.Message):
+    __slots__ = ("devices",)
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    devices: _containers.RepeatedCompositeFieldContainer[Devices]
+    def __init__(self, devices: _Optional[_Iterable[_Union[Devices, _Mapping]]] = ...) -> None: ...
+
+class PermitRequest(_message.Message):
+    __slots__ = ("push_id", "speed", "wanted", "asker")
+    PUSH_ID_FIELD_NUMBER: _ClassVar[int]
+    SPEED_FIELD_NUMBER: _ClassVar[int]
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    ASKER_FIELD_NUMBER: _ClassVar[int]
+    push_id: int
+    speed: int
+    wanted: int
+    asker: int
+    def __init__(self, push_id: _Optional[int] = ..., speed: _Optional[int] = ..., wanted: _Optional[int] = ..., asker: _Optional[int] = ...) -> None: ...
+
+class PermitReply(_message.Message):
+    __slots__ = ("granted",)
+    GRANTED_FIELD_NUMBER: _ClassVar[int]
+    granted: int
+    def __init__(self, granted: _Optional[int] = ...) -> None: ...
+
+class LedgerRequest(_message.Message):
+    __slots__ = ("push_id", "device_id")
+    PUSH_ID_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    push_id: int
+    device_id: int
+    def __init__(self, push_id: _Optional[int] = ..., device_id: _Optional[int] = ...) -> None: ...
+
+class LedgerReply(_message.Message):
+    __slots__ = ("device_known", "push_known", "app", "state", "why", "steps", "terms", "edge", "notes")
+    DEVICE_KNOWN_FIELD_NUMBER: _ClassVar[int]
+    PUSH_KNOWN_FIELD_NUMBER: _ClassVar[int]
+    APP_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    TERMS_FIELD_NUMBER: _ClassVar[int]
+    EDGE_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
+    device_known: bool
+    push_known: bool
+    app: int
+    state: str
+    why: str
+    steps: _containers.RepeatedCompositeFieldContainer[LedgerStep]
+    terms: _containers.RepeatedCompositeFieldContainer[LedgerTerm]
+    edge: int
+    notes: str
+    def __init__(self, device_known: bool = ..., push_known: bool = ..., app: _Optional[int] = ..., state: _Optional[str] = ..., why: _Optional[str] = ..., steps: _Optional[_Iterable[_Union[LedgerStep, _Mapping]]] = ..., terms: _Optional[_Iterable[_Union[LedgerTerm, _Mapping]]] = ..., edge: _Optional[int] = ..., notes: _Optional[str] = ...) -> None: ...
+
+class LedgerStep(_message.Message):
+    __slots__ = ("at_ms", "event", "edge", "attempt")
+    AT_MS_FIELD_NUMBER: _ClassVar[int]
+    EVENT_FIELD_NUMBER: _ClassVar[int]
+    EDGE_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    at_ms: int
+    event: str
+    edge: int
+    attempt: int
+    def __init__(self, at_ms: _Optional[int] = ..., event: _Optional[str] = ..., edge: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
+
+class LedgerTerm(_message.Message):
+    __slots__ = ("term", "matches")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    MATCHES_FIELD_NUMBER: _ClassVar[int]
+    term: str
+    matches: bool
+    def __init__(self, term: _Optional[str] = ..., matches: bool = ...) -> None: ...
+
 class CutRequest(_message.Message):
     __slots__ = ("push_id", "by")
     PUSH_ID_FIELD_NUMBER: _ClassVar[int]
@@ -226,20 +398,24 @@ class Cut(_message.Message):
     def __init__(self, tag: _Optional[str] = ..., counts: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class PushRequest(_message.Message):
-    __slots__ = ("app", "audience", "devices", "content", "ttl_s", "idempotency_key")
+    __slots__ = ("app", "audience", "devices", "content", "ttl_s", "idempotency_key", "holdout", "speed")
     APP_FIELD_NUMBER: _ClassVar[int]
     AUDIENCE_FIELD_NUMBER: _ClassVar[int]
     DEVICES_FIELD_NUMBER: _ClassVar[int]
     CONTENT_FIELD_NUMBER: _ClassVar[int]
     TTL_S_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
+    HOLDOUT_FIELD_NUMBER: _ClassVar[int]
+    SPEED_FIELD_NUMBER: _ClassVar[int]
     app: str
     audience: bytes
     devices: _containers.RepeatedScalarFieldContainer[int]
     content: bytes
     ttl_s: int
     idempotency_key: str
-    def __init__(self, app: _Optional[str] = ..., audience: _Optional[bytes] = ..., devices: _Optional[_Iterable[int]] = ..., content: _Optional[bytes] = ..., ttl_s: _Optional[int] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
+    holdout: float
+    speed: int
+    def __init__(self, app: _Optional[str] = ..., audience: _Optional[bytes] = ..., devices: _Optional[_Iterable[int]] = ..., content: _Optional[bytes] = ..., ttl_s: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., holdout: _Optional[float] = ..., speed: _Optional[int] = ...) -> None: ...
 
 class PushReply(_message.Message):
     __slots__ = ("push_id", "accepted", "unknown")

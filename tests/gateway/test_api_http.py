@@ -220,7 +220,7 @@ def test_counts_of_a_push_in_one_partition(scene: Scene) -> None:
         "push_id": str(push_id),
         "counts": {
             **dict.fromkeys(("failed", "recalled", "replaced", "overflowed", "stopped"), 0),
-            **{"expired": 0, "clicked": 0, "dismissed": 0},
+            **{"expired": 0, "clicked": 0, "dismissed": 0, "held_out": 0},
             **{"targeted": 3, "received": 1, "pending": 2, "displayed": 1},
         },
         "accepted_at": "2025-06-15T15:06:40.500+00:00",
@@ -385,7 +385,7 @@ def test_status_tells_numbers_of_all_processes(scene: Scene) -> None:
 
 
 def test_what_is_counted_is_called_the_same_everywhere(scene: Scene) -> None:
-    assert set(COUNTED) == set(audience.STATES) and len(COUNTED) == 12
+    assert set(COUNTED) == set(audience.STATES) and len(COUNTED) == 13
     assert COUNTED[0] == "targeted" and not {"targeted", "clicked"} & set(STATES)
     document = scene.get("/openapi.json")[2]
     counts = document["components"]["schemas"]["PushState"]["properties"]["counts"]

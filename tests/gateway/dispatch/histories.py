@@ -3,6 +3,7 @@
 from hypothesis import strategies as st
 
 from gateway.dispatch.campaign import CLICKED, DISMISSED, DISPLAYED, FAILED, RECEIVED
+from protocol.schema import log_pb2
 from tests.gateway.dispatch import records
 
 DEVICES = st.integers(0, 7)
@@ -46,11 +47,32 @@ _CHOSEN = st.builds(
             b'{"and": [{"tag": "a"}, {"not": {"tag": "x"}}]}',
             b'{"not": {"push": "1", "state": "displayed"}}',
             b'{"or": [{"tag": "active:1d"}, {"sample": 0.5}]}',
+            b'{"bound": "u1", "devices": ["0", "1", "2", "3"]}',
         ]
     ),
     app=st.integers(1, 2),
     ttl_s=st.sampled_from([0, 60]),
     accepted_ms=st.just(5_000),
+    holdout=st.sampled_from([0.0, 0.5]),
+    speed=st.sampled_from([0, 10]),
+)
+CONTROLS = st.builds(
+    records.control,
+    PUSHES,
+    st.sampled_from([log_pb2.PAUSE, log_pb2.RESUME, log_pb2.STOP]),
+    app=st.integers(1, 2),
+    until_ms=st.sampled_from([records.START_MS + 3, 9_000_000]),
+)
+_USERS = st.sampled_from(["u1", "u2"])
+ACCOUNTS = st.builds(
+    records.account, _USERS, _SOME, app=st.integers(1, 2), remove=st.booleans(), only=st.booleans()
+)
+HOLDERS = st.builds(
+    records.holder,
+    st.sampled_from(["u1", "u2", ""]),
+    _SOME,
+    app=st.integers(1, 2),
+    was=st.sampled_from(["", "u1"]),
 )
 _DUE = st.builds(
     records.due,
@@ -71,5 +93,8 @@ ONE_RECORD = st.one_of(
     TAGGINGS,
     EDGE_DOWNS,
     _DUE,
+    CONTROLS,
+    ACCOUNTS,
+    HOLDERS,
 )
 HISTORIES = st.lists(ONE_RECORD, max_size=40)

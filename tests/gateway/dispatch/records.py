@@ -45,6 +45,8 @@ def push(  # the fields of a push record
     audience: bytes = b"",
     accepted_ms: int = 0,
     content: bytes = b"",
+    holdout: float = 0.0,
+    speed: int = 0,
 ) -> bytes:
     record = log_pb2.Push(
         push_id=push_id,
@@ -54,6 +56,8 @@ def push(  # the fields of a push record
         accepted_ms=accepted_ms,
         content=content,
         index=indexes,
+        holdout=holdout,
+        speed=speed,
     )
     return log_pb2.Record(pushes=[record]).SerializeToString()
 
@@ -71,6 +75,30 @@ def profile(index: int, change: int, tags: Iterable[str]) -> bytes:
 def tagging(tag: str, indexes: Iterable[int], *, app: int = 1, remove: bool = False) -> bytes:
     row = log_pb2.Tagging(app=app, tag=tag, remove=remove, index=indexes)
     return log_pb2.Record(taggings=[row]).SerializeToString()
+
+
+def control(
+    push_id: int, action: "log_pb2.Action", *, app: int = 1, until_ms: int = 9_000_000
+) -> bytes:
+    row = log_pb2.Control(push_id=push_id, app=app, action=action, until_ms=until_ms)
+    return log_pb2.Record(controls=[row]).SerializeToString()
+
+
+def account(
+    name: str,
+    devices: Iterable[int] = (),
+    *,
+    app: int = 1,
+    remove: bool = False,
+    only: bool = False,
+) -> bytes:
+    row = log_pb2.AccountChange(app=app, account=name, remove=remove, only=only, device=devices)
+    return log_pb2.Record(accounts=[row]).SerializeToString()
+
+
+def holder(name: str, indexes: Iterable[int], *, app: int = 1, was: str = "") -> bytes:
+    row = log_pb2.Holder(app=app, account=name, was=was, index=indexes)
+    return log_pb2.Record(holders=[row]).SerializeToString()
 
 
 def edge_down(edge: int, start: int = 1) -> bytes:
@@ -109,12 +137,18 @@ def known(partition: Partition) -> dict[str, Any]:
         "apps": {app: list(d) for app, d in partition.apps.items() if d},
         "location": {i: edge for i, edge in enumerate(partition.location) if edge},
         "online": {edge: list(d) for edge, d in partition.online.items() if d},
-        "tags": {name: list(d) for name, d in partition.tags.items() if d},
-        "bound": {name: list(d) for name, d in partition.bound.items() if d},
-        "bound_of": {i: sorted(names) for i, names in partition.bound_of.items() if names},
+        "tags": {name: list(d) for name, d in partition.tags.own.items() if d},
+        "bound": {name: list(d) for name, d in partition.tags.bound.items() if d},
+        "bound_of": {i: sorted(names) for i, names in partition.tags.bound_of.items() if names},
         "seen": {day: list(d) for day, d in partition.seen.items() if d},
         "born": {day: list(d) for day, d in partition.born.items() if d},
-        "profiles": {i: row for rows in partition.profiles.values() for i, row in rows.items()},
+        "profiles": {
+            i: row for rows in partition.tags.profiles.values() for i, row in rows.items()
+        },
+        "accounts": {k: d for rows in partition.accounts.lists.values() for k, d in rows.items()},
+        "holders": {i: k for rows in partition.accounts.holders.values() for i, k in rows.items()},
+        "paused": sorted(partition.controls.paused),
+        "early": dict(partition.controls.early),
         "pushes": {i: _push(p) for i, p in partition.pushes.items()},
         "campaigns": list(partition.campaigns),
         "inbox": {i: [p.push_id for p in box] for i, box in partition.inbox.items()},
@@ -129,6 +163,7 @@ def _push(push: Push) -> tuple[Any, ...]:
             return (*row, push.index, push.marks)
         case Campaign():
             marks = {mark: list(d) for mark, d in push.marks.items() if d}
-            return (*row, push.home, push.in_record, list(push.targeted), marks)
+            where = (push.home, push.in_record, push.speed)
+            return (*row, *where, list(push.targeted), list(push.held_out), marks)
         case Tally():
             return (*row, dict(push.counts()))

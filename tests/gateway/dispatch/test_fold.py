@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.dispatch import audiences, campaign, partition, sampling, selection
+from gateway.dispatch import (
+    accounts,
+    audiences,
+    campaign,
+    controls,
+    partition,
+    sampling,
+    selection,
+    tags,
+)
 from gateway.dispatch.campaign import RECEIVED, Campaign, Single, Tally
 from gateway.dispatch.partition import Partition
 from tests.gateway.dispatch import records
@@ -92,12 +101,15 @@ def test_the_fold_asks_no_clock_and_no_chance(history: list[bytes]) -> None:
         time.time, time.monotonic, time.perf_counter, random.random = kept
 
 
-@pytest.mark.parametrize("module", [partition, campaign, audiences, selection, sampling])
+@pytest.mark.parametrize(
+    "module", [partition, campaign, accounts, audiences, controls, sampling, selection, tags]
+)
 def test_the_fold_knows_no_configuration_no_clock_and_no_store(module: object) -> None:
     allowed = {
         "array", "collections.abc", "typing", "pyroaring", "re", "struct", "hashlib", "msgspec",
-        "gateway.audience", "gateway.audience_json", "gateway.dispatch.audiences",
-        "gateway.dispatch.campaign", "gateway.dispatch.sampling", "gateway.dispatch.selection",
+        "zlib", "gateway.audience", "gateway.audience_json", "gateway.dispatch.accounts",
+        "gateway.dispatch.audiences", "gateway.dispatch.campaign", "gateway.dispatch.controls",
+        "gateway.dispatch.sampling", "gateway.dispatch.selection", "gateway.dispatch.tags",
         "protocol.ids", "protocol.schema",
     }  # fmt: skip
     tree = ast.parse(inspect.getsource(module))  # type: ignore[arg-type]
@@ -152,9 +164,9 @@ def test_a_lower_change_number_turns_no_history() -> None:
     log = Log()
     log.fold(records.sessions(1, [0]), records.profile(0, 2, []))
     log.fold(records.profile(0, 1, ["vip"]), records.profile(0, 2, ["late"]))
-    assert log.partition.tags_of(0) == [] and log.partition.tags == {}
+    assert log.partition.tags.of(0) == [] and log.partition.tags.own == {}
     log.fold(records.profile(0, 3, ["vip"]))
-    assert log.partition.tags_of(0) == ["vip"]
+    assert log.partition.tags.of(0) == ["vip"]
 
 
 def test_tags_are_named_within_their_app_and_a_stranger_has_none() -> None:

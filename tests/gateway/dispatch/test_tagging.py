@@ -41,7 +41,7 @@ def test_a_device_of_another_app_or_none_is_unknown_and_the_rest_stands() -> Non
     checked = check(log.partition, 1, [item(2, ["a"]), item(7, ["a"]), item(0, ["a"])], LIMITS)
     assert checked.errors == ["unknown_device", "unknown_device", ""]
     apply(log, checked)
-    assert list(log.partition.carriers(1, "a")) == [0]
+    assert list(log.partition.tags.carriers(1, "a")) == [0]
 
 
 def test_too_many_tags_on_a_device_cost_that_item_alone() -> None:
@@ -50,7 +50,7 @@ def test_too_many_tags_on_a_device_cost_that_item_alone() -> None:
     checked = check(log.partition, 1, [item(0, ["a", "b"]), item(0, ["c"]), item(1, ["c"])], LIMITS)
     assert checked.errors == ["", "too_many_tags", ""], "own tags count, and items of this batch"
     apply(log, checked)
-    assert log.partition.tags_of(0) == ["a", "b", "own"]
+    assert log.partition.tags.of(0) == ["a", "b", "own"]
 
 
 def test_taking_tags_away_is_allowed_above_the_limit() -> None:

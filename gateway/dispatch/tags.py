@@ -1,0 +1,109 @@
+"""Who carries which tag in one partition: what devices say of themselves, and what app servers set.
+
+Pure, a part of the fold (`gateway.dispatch.partition`). A device carries a tag if either says so.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from pyroaring import BitMap
+
+from protocol.schema import log_pb2
+
+PROFILES_BLOCK: Final = 10
+"""Shift: the profiles of 1,024 indexes make one piece of a snapshot."""
+Profile = tuple[int, tuple[str, ...]]
+"""(change number, keys of `own`)"""
+
+
+class Tags:
+    """Keys are "app number/tag": tags are named within their app."""
+
+    def __init__(self, dirty: set[str]) -> None:
+        self._dirty = dirty
+        self.own: dict[str, BitMap] = {}
+        """key -> device indexes, as devices say of themselves"""
+        self.bound: dict[str, BitMap] = {}
+        """The same as app servers have set it."""
+        self.bound_of: dict[int, set[str]] = {}
+        """index -> keys of `bound`"""
+        self.profiles: dict[int, dict[int, Profile]] = {}
+        """block -> index -> profile; in blocks, so that a snapshot copies what changed at once"""
+
+    # Questions.
+
+    def carriers(self, app: int, tag: str) -> BitMap:
+        """Devices of an app that carry a tag. May be the state itself: only to be read."""
+        key = f"{app}/{tag}"
+        own, bound = self.own.get(key), self.bound.get(key)
+        if own is not None and bound is not None:
+            return own | bound
+        return own or bound or BitMap()
+
+    def of(self, index: int) -> list[str]:
+        """Tags of a device, sorted."""
+        _, names = self.profile_of(index)
+        both = self.bound_of.get(index, set()).union(names)
+        return sorted(name.partition("/")[2] for name in both)
+
+    def profile_of(self, index: int) -> Profile:
+        return self.profiles.get(index >> PROFILES_BLOCK, {}).get(index, (0, ()))
+
+    def keys_of(self, app: int) -> set[str]:
+        """Keys of all tags that some device of the app carries."""
+        start = f"{app}/"
+        return {key for key in self._keys() if key.startswith(start)}
+
+    def _keys(self) -> Iterator[str]:
+        yield from self.own
+        yield from self.bound
+
+    # The fold.
+
+    def fold_profile(self, app: int, profile: log_pb2.Profile) -> None:
+        """A device's whole set; a lower change number is of the past."""
+        index = profile.index
+        change, names = self.profile_of(index)
+        if profile.change <= change:
+            return
+        wanted = tuple(f"{app}/{tag}" for tag in profile.tags)
+        for name in set(names).difference(wanted):
+            self.own[name].discard(index)
+            if not self.own[name]:
+                del self.own[name]
+        for name in set(wanted).difference(names):
+            self.own.setdefault(name, BitMap()).add(index)
+        self._set_profile(index, (profile.change, wanted))
+        self._dirty.add(f"profiles/{index >> PROFILES_BLOCK}")
+
+    def fold_tagging(self, tagging: log_pb2.Tagging, of_app: BitMap) -> None:
+        """`of_app`: all devices of the app; others are left out."""
+        key = f"{tagging.app}/{tagging.tag}"
+        devices = of_app & BitMap(tagging.index)
+        bound = self.bound.setdefault(key, BitMap())
+        if tagging.remove:
+            bound -= devices
+            for index in devices:
+                self.bound_of.get(index, set()).discard(key)
+        else:
+            bound |= devices
+            for index in devices:
+                self.bound_of.setdefault(index, set()).add(key)
+        if not bound:
+            del self.bound[key]
+        self._dirty.add(f"bound/{key}")
+
+    def _set_profile(self, index: int, profile: Profile) -> None:
+        self.profiles.setdefault(index >> PROFILES_BLOCK, {})[index] = profile
+
+    # Restoring (gateway.dispatch.pieces).
+
+    def restore_profile(self, index: int, change: int, names: Iterable[str]) -> None:
+        self._set_profile(index, (change, tuple(names)))
+        for name in names:
+            self.own.setdefault(name, BitMap()).add(index)
+
+    def restore_bound(self, key: str, devices: BitMap) -> None:
+        self.bound[key] = devices
+        for index in devices:
+            self.bound_of.setdefault(index, set()).add(key)
