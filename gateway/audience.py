@@ -11,8 +11,8 @@ Pure: nothing here knows which tags, accounts or pushes exist.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final, Literal, TypeAlias, get_args
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Final, Literal, NamedTuple, TypeAlias, get_args
 
 from msgspec import Struct
 
@@ -21,7 +21,11 @@ from protocol.codes import MAX_TAG_BYTES, MAX_TEXT_BYTES
 MAX_DEPTH: Final = 16
 """Operators around one leaf. Every walk over a tree recurses this deep at most, far from Python's limit."""
 MAX_LEAVES: Final = 512
-"""Leaves of one audience as it is written. Each may be a pass over a bitmap in every partition."""
+"""Leaves of one audience as it is written, accounts apart. Each may be a pass over a bitmap in every
+partition."""
+MAX_ACCOUNTS: Final = 1000
+"""Accounts of one audience as it is written, as many as other services take in a push. An account is
+no pass over a bitmap: it is a look at a few devices, in their own partitions alone."""
 MAX_ACCOUNT_BYTES: Final = MAX_TEXT_BYTES
 """Length of an account id, UTF-8: as long as any other text of a device."""
 MAX_NAME_BYTES: Final = MAX_TAG_BYTES
@@ -38,6 +42,7 @@ State: TypeAlias = Literal[
 STATES: Final[tuple[State, ...]] = get_args(State)
 """What a device can be to a push: the counts that the API reports, by the same names."""
 Which: TypeAlias = Literal["all", "latest"]
+WHICH: Final[tuple[Which, ...]] = get_args(Which)
 
 
 class AudienceError(Exception):
@@ -90,6 +95,8 @@ class Bound(Struct, frozen=True):
 
     account: str
     ids: tuple[int, ...]
+    which: Which = "all"
+    """What was asked for; for people who read it."""
 
 
 class Devices(Struct, frozen=True):
@@ -192,16 +199,45 @@ def segments(tree: Audience) -> list[str]:
     return list(dict.fromkeys(leaf.name for leaf in leaves(tree) if isinstance(leaf, Segment)))
 
 
+def replaced(tree: Audience, change: Callable[[Leaf], "Audience"]) -> Audience:
+    """The tree with each leaf changed, in normal form."""
+    match tree:
+        case And(terms):
+            return all_of(replaced(term, change) for term in terms)
+        case Or(terms):
+            return any_of(replaced(term, change) for term in terms)
+        case Not(term):
+            return negate(replaced(term, change))
+    return change(tree)
+
+
+class Size(NamedTuple):
+    """What the limits count. Accounts that have been looked up are neither."""
+
+    leaves: int
+    accounts: int
+
+
+def size_of(nodes: Iterable[Audience]) -> Size:
+    """Of these nodes, without what is below them."""
+    counted = [node for node in nodes if not isinstance(node, And | Or | Not | Bound)]
+    accounts = sum(isinstance(node, Account) for node in counted)
+    return Size(len(counted) - accounts, accounts)
+
+
 def check_limits(tree: Audience, path: str = "audience") -> None:
-    """Raises AudienceError if the tree is over MAX_DEPTH or MAX_LEAVES, however deep it is."""
+    """Raises AudienceError if the tree is over MAX_DEPTH, MAX_LEAVES or MAX_ACCOUNTS, however deep it is."""
     level: Sequence[Audience] = (tree,)
-    count = depth = 0
+    count = accounts = depth = 0
     while level:
         if depth > MAX_DEPTH:
             raise too_deep(path)
-        count += sum(not isinstance(node, And | Or | Not) for node in level)
+        size = size_of(level)
+        count, accounts = count + size.leaves, accounts + size.accounts
         if count > MAX_LEAVES:
             raise too_many(path)
+        if accounts > MAX_ACCOUNTS:
+            raise too_many_accounts(path)
         level = [term for node in level for term in _below(node)]
         depth += 1
 
@@ -214,6 +250,10 @@ def too_deep(path: str) -> AudienceError:
 
 def too_many(path: str) -> AudienceError:
     return AudienceError(path, f"too many leaves: at most {MAX_LEAVES} are allowed")
+
+
+def too_many_accounts(path: str) -> AudienceError:
+    return AudienceError(path, f"too many accounts: at most {MAX_ACCOUNTS} are allowed")
 
 
 # Saved segments
@@ -235,29 +275,21 @@ def resolve(tree: Audience, saved: Mapping[str, Audience], path: str = "audience
 
 def _put_in(tree: Audience, resolved: Mapping[str, Audience], path: str) -> Audience:
     check_limits(tree, path)
-    sizes = {name: sum(1 for _ in leaves(resolved[name])) for name in segments(tree)}
+    sizes = {name: size_of(leaves(resolved[name])) for name in segments(tree)}
     # Counted before it is built: 512 references to 512 leaves must not be written out to be refused.
-    if sum(sizes[n.name] if isinstance(n, Segment) else 1 for n in leaves(tree)) > MAX_LEAVES:
-        raise AudienceError(
-            path,
-            f"with its segments put in it has more than {MAX_LEAVES} leaves, which is the limit",
-        )
-    whole = _replaced(tree, resolved)
+    parts = [sizes[n.name] if isinstance(n, Segment) else size_of((n,)) for n in leaves(tree)]
+    for what, limit, count in (
+        ("leaves", MAX_LEAVES, sum(part.leaves for part in parts)),
+        ("accounts", MAX_ACCOUNTS, sum(part.accounts for part in parts)),
+    ):
+        if count > limit:
+            raise AudienceError(
+                path,
+                f"with its segments put in it has more than {limit} {what}, which is the limit",
+            )
+    whole = replaced(tree, lambda n: resolved[n.name] if isinstance(n, Segment) else n)
     check_limits(whole, path)
     return whole
-
-
-def _replaced(tree: Audience, resolved: Mapping[str, Audience]) -> Audience:
-    match tree:
-        case Segment(name):
-            return resolved[name]
-        case And(terms):
-            return all_of(_replaced(term, resolved) for term in terms)
-        case Or(terms):
-            return any_of(_replaced(term, resolved) for term in terms)
-        case Not(term):
-            return negate(_replaced(term, resolved))
-    return tree
 
 
 def _referred(tree: Audience, saved: Mapping[str, Audience], path: str) -> list[str]:

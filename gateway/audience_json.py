@@ -5,10 +5,12 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from gateway.audience import (
     MAX_ACCOUNT_BYTES,
+    MAX_ACCOUNTS,
     MAX_DEPTH,
     MAX_LEAVES,
     MAX_NAME_BYTES,
     STATES,
+    WHICH,
     Account,
     All,
     And,
@@ -31,6 +33,7 @@ from gateway.audience import (
     shown,
     too_deep,
     too_many,
+    too_many_accounts,
     u64,
 )
 from protocol.codes import MAX_TAG_BYTES
@@ -56,8 +59,9 @@ def to_json(tree: Audience) -> Json:
             return {"tag": name}
         case Account(id, which):
             return {"account": id} if which == "all" else {"account": id, "which": which}
-        case Bound(account, ids):
-            return {"bound": account, "devices": [str(id) for id in ids]}
+        case Bound(account, ids, which):
+            listed = {"bound": account, "devices": [str(id) for id in ids]}
+            return listed if which == "all" else {**listed, "which": which}
         case Devices(ids):
             return {"devices": [str(id) for id in ids]}
         case PushState(push_id, state):
@@ -88,10 +92,11 @@ def from_json(
 class Reading:
     """One audience being read from JSON: counts leaves as they are written."""
 
-    __slots__ = ("_bound", "_leaves", "_malformed")
+    __slots__ = ("_accounts", "_bound", "_leaves", "_malformed")
 
     def __init__(self, malformed: list[str] | None = None, *, bound: bool = False) -> None:
         self._leaves = 0
+        self._accounts = 0
         self._malformed = malformed
         self._bound = bound
 
@@ -107,7 +112,8 @@ class Reading:
             )
         if self._bound and "bound" in value:
             account = self._name(value["bound"], f"{path}.bound", MAX_ACCOUNT_BYTES)
-            return Bound(account, self._ids(value.get("devices"), f"{path}.devices"))
+            ids = self._ids(value.get("devices"), f"{path}.devices")
+            return Bound(account, ids, _which(value, path))
         kinds = [key for key in value if key in _MEMBERS]
         listed = ", ".join(_MEMBERS)
         if not kinds:
@@ -144,8 +150,7 @@ class Reading:
             case "tag":
                 return self.tag(inner, at)
             case "account":
-                which = value.get("which", "all")
-                return self.account(inner, at, one_of(("all", "latest"), which, f"{path}.which"))
+                return self.account(inner, at, _which(value, path))
             case "devices":
                 return self.devices(inner, at)
             case "segment":
@@ -169,7 +174,9 @@ class Reading:
         return Tag(self._name(value, path, MAX_TAG_BYTES))
 
     def account(self, value: object, path: str, which: Which = "all") -> Account:
-        self._count(path)
+        self._accounts += 1
+        if self._accounts > MAX_ACCOUNTS:
+            raise too_many_accounts(path)
         return Account(self._name(value, path, MAX_ACCOUNT_BYTES), which)
 
     def segment(self, value: object, path: str) -> Segment:
@@ -222,6 +229,10 @@ _MEMBERS: Final[dict[str, tuple[str, ...]]] = {
     "sample": ("sample", "salt"),
 }
 """Each kind of object and the members it may have."""
+
+
+def _which(value: Mapping[str, object], path: str) -> Which:
+    return one_of(WHICH, value.get("which", "all"), f"{path}.which")
 
 
 def one_of(options: Sequence[T], value: object, path: str) -> T:

@@ -17,16 +17,18 @@ it is entered.
 import re
 import unicodedata
 from collections.abc import Callable
-from typing import ClassVar, Final, NamedTuple, NoReturn, get_args
+from typing import ClassVar, Final, NamedTuple, NoReturn
 
 from gateway.audience import (
     MAX_ACCOUNT_BYTES,
+    MAX_ACCOUNTS,
     MAX_DEPTH,
     MAX_ID,
     MAX_LEAVES,
     MAX_NAME_BYTES,
     STATES,
     UNFIT,
+    WHICH,
     Account,
     All,
     And,
@@ -51,6 +53,7 @@ from gateway.audience import (
     shown,
     too_deep,
     too_many,
+    too_many_accounts,
     u64,
 )
 from protocol.codes import MAX_TAG_BYTES
@@ -94,6 +97,7 @@ class Parser:
         self._text = text
         self._path = path
         self._leaves = 0
+        self._accounts = 0
         self.token = self._lex(0)
 
     def whole(self) -> Audience:
@@ -142,10 +146,17 @@ class Parser:
     def _leaf(self) -> Leaf:
         if self.token.kind in ("sign", "end"):
             self.fail(self.primary)
-        self._leaves += 1
+        at = self.token.at
+        leaf = self.leaf()
+        if isinstance(leaf, Account):
+            self._accounts += 1
+        else:
+            self._leaves += 1
         if self._leaves > MAX_LEAVES:
-            self.refuse(too_many(self._path).said, self.token.at)
-        return self.leaf()
+            self.refuse(too_many(self._path).said, at)
+        if self._accounts > MAX_ACCOUNTS:
+            self.refuse(too_many_accounts(self._path).said, at)
+        return leaf
 
     def leaf(self) -> Leaf:
         """The leaf that begins with the token here, which is a word or quoted."""
@@ -307,7 +318,7 @@ class _Text(Parser):
     def _account(self, values: list[Token]) -> Leaf:
         which: Which = "all"
         if len(values) > 1:
-            options: dict[str, Which] = {option: option for option in get_args(Which)}
+            options: dict[str, Which] = {option: option for option in WHICH}
             if values[1].text not in options:
                 self.fail("`all` or `latest`", values[1])
             which = options[values[1].text]
@@ -365,10 +376,8 @@ def to_text(tree: Audience) -> str:
             return "!" + _inside(term, (Or, And))
         case Tag(name):
             return _quoted(name)
-        case Account(id, which):
+        case Account(id, which) | Bound(id, _, which):
             return f"account({_quoted(id)}{', latest' * (which == 'latest')})"
-        case Bound(id, _):
-            return f"account({_quoted(id)})"
         case Devices(ids):
             return f"devices({', '.join(map(str, ids))})"
         case PushState(push_id, state):

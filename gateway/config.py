@@ -88,7 +88,7 @@ class Edge(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 class Dispatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     rpc_listen: str = ""
-    """host:port for API processes on other machines; empty: a unix socket in the data directory."""
+    """host:port for API processes and nodes on other machines; empty: a unix socket in the data directory."""
     snapshot_records: Positive = 50_000
     snapshot_s: Seconds = 60.0
     """A partition is written down after so many records, or so long after the last time."""
@@ -111,6 +111,8 @@ class Dispatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Tags a device may carry (TPNS allows 100)."""
     tags_per_app: Positive = 10_000
     """Different tags an app may have, counted in each partition (TPNS allows 10,000)."""
+    devices_per_account: Positive = 100
+    """Devices an account may have (TPNS allows 100)."""
     fanout_overdue_s: Seconds = 2.0
     """A fan-out that its API process left half done is completed after this long."""
     content_cache_bytes: Positive = 64 * 1024 * 1024

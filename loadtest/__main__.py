@@ -130,6 +130,25 @@ def demo(
             raise typer.Exit(_FAILED)
 
 
+@app.command()
+def audience(
+    context: typer.Context,
+    *,
+    devices: Annotated[int, typer.Option(min=100, help="All of one app.")] = 20_000,
+    edges: Edges = 2,
+    seed: Annotated[int, typer.Option(help="Tags and expressions are drawn from it.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Devices with tags come, go and change them; pushes to expressions reach whom they mean."""
+    with _setting(context, edges, "audience", as_json=as_json) as (service, view):
+        from loadtest.audience import passed, run_audience
+
+        result = run_audience(service, devices, seed, view)
+        view.finish(result)
+        if not passed(result):
+            raise typer.Exit(_FAILED)
+
+
 @contextmanager
 def _setting(
     context: typer.Context, edges: int, title: str, *, as_json: bool

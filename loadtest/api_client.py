@@ -3,6 +3,8 @@
 import http.client
 import json
 import time
+from collections.abc import Callable, Iterable
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
@@ -12,6 +14,8 @@ from loadtest.service import Service
 _TIMEOUT_S: Final = 30.0
 _RETRIES: Final = 20
 _LONGEST_WAIT_S: Final = 2.0
+_AWAY_S: Final = 0.25
+"""Until what was unavailable is tried again."""
 IDLE_S: Final = 2.0
 """A connection that rested longer is not used again: servers close idle ones (uvicorn after 5 s), and
 a push that meets the close may or may not have been accepted."""
@@ -38,10 +42,11 @@ class ApiFailed(Exception):
 
 
 def push_body(audience: Any, data: dict[str, str], title: str = "Columba") -> bytes:
-    """`audience`: "all", or device ids."""
-    wanted = audience if audience == "all" else {"devices": [str(device) for device in audience]}
+    """`audience`: device ids, or an expression as JSON or as text."""
+    if not isinstance(audience, str | dict):
+        audience = {"devices": [str(device) for device in audience]}
     body = {
-        "audience": wanted,
+        "audience": audience,
         # Some 100 bytes on the wire, what the floors of others are told for.
         "notification": {"title": title, "body": "coo, said the dove, and brought the olive leaf"},
         "data": data,
@@ -70,7 +75,7 @@ class ApiClient:
             url.hostname, url.port or 80, timeout=_TIMEOUT_S
         )
         self._used_at = time.monotonic()
-        self._path = f"/v1/apps/{service.app}/pushes"
+        self._path = f"/v1/apps/{service.app}/"
         self._headers = {
             "Authorization": f"Bearer {service.api_key}",
             "Content-Type": "application/json",
@@ -82,21 +87,53 @@ class ApiClient:
         Told to wait (429, 503) it waits and tries again: such an answer accepts nothing. Without
         an answer it does not, since the push may have been accepted.
         """
-        for _ in range(_RETRIES):
-            try:
-                answer = self._request("POST", self._path, push_body(audience, stamped(**data)))
-                return int(answer["push_id"])
-            except _Wait as wait:
-                time.sleep(wait.seconds)
-        raise ApiFailed(f"the API told us to wait {_RETRIES} times", 503)
+        # The body is made for each try: it carries the time.
+        answer = self._patiently("POST", "pushes", lambda: push_body(audience, stamped(**data)))
+        return int(answer["push_id"])
 
     def counts(self, push_id: int) -> dict[str, int]:
         """Counts by state, and `targeted`, `displayed`, `clicked`, `dismissed`. Raises ApiFailed."""
+        answer = self._patiently("GET", f"pushes/{push_id}")
+        counts = answer.get("counts", answer)
+        return {name: int(n) for name, n in counts.items() if isinstance(n, int)}
+
+    def cuts(self, push_id: int, by: Iterable[str]) -> dict[str, dict[str, dict[str, int]]]:
+        """Name -> tag -> those counts of the devices that have the tag. Raises ApiFailed."""
+        answer = self._patiently("GET", f"pushes/{push_id}/stats?by={','.join(by)}")
+        cuts: dict[str, dict[str, dict[str, int]]] = answer["by"]
+        return cuts
+
+    def count(self, audience: Any) -> int:
+        """How many devices an expression means now. Raises ApiFailed."""
+        body = json.dumps({"audience": audience}).encode()
+        return int(self._patiently("POST", "audience:count", lambda: body)["count"])
+
+    def tag(self, devices: Iterable[int], *tags: str, bind: bool) -> None:
+        """Set tags on devices, or take them away. Raises ApiFailed, also if only some failed.
+
+        What is `unavailable` is sent again, as doing it twice changes nothing.
+        """
+        action = "tags:bind" if bind else "tags:unbind"
+        items = [{"device": str(device), "tags": tags} for device in devices]
+        for _ in range(_RETRIES):
+            body = partial(str.encode, json.dumps({"items": items}))
+            results = self._patiently("POST", action, body)["results"]
+            failed = [result for result in results if not result["ok"]]
+            if not failed:
+                return
+            if any(result["code"] != "unavailable" for result in failed):
+                break
+            items = [item for item, r in zip(items, results, strict=True) if not r["ok"]]
+            time.sleep(_AWAY_S)
+        raise ApiFailed(f"{action}: {len(failed)} of {len(results)} failed, first {failed[0]}")
+
+    def _patiently(
+        self, method: str, path: str, body: Callable[[], bytes] | None = None
+    ) -> dict[str, Any]:
+        """`path` below the app's. Told to wait it does, some times. Raises ApiFailed."""
         for _ in range(_RETRIES):
             try:
-                answer = self._request("GET", f"{self._path}/{push_id}", None)
-                counts = answer.get("counts", answer)
-                return {name: int(n) for name, n in counts.items() if isinstance(n, int)}
+                return self._request(method, self._path + path, body() if body else None)
             except _Wait as wait:
                 time.sleep(wait.seconds)
         raise ApiFailed(f"the API told us to wait {_RETRIES} times", 503)

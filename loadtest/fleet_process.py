@@ -145,7 +145,7 @@ class _Runner:
                 continue
             try:
                 result = self._obey(command)
-            except (KeyError, TypeError, ValueError) as error:
+            except (LookupError, TypeError, ValueError) as error:
                 result = {"error": repr(error)}  # the parent's mistake: it is told, we go on
             self._commands.answer(command, **result)
 
@@ -169,7 +169,7 @@ class _Runner:
             case "set_tags":
                 return {"changed": self._set_tags(command)}
             case "tags":
-                which = base64.b64encode(fleet.profiles.tags()).decode()
+                which = base64.b64encode(fleet.profiles.chosen()).decode()
                 return {"choices": list(map(sorted, fleet.profiles.choices)), "which": which}
             case "hold":
                 fleet.desk.held = command["held"]
@@ -195,12 +195,13 @@ class _Runner:
         return {}
 
     def _set_tags(self, command: dict[str, Any]) -> int:
+        """How many rows that changes: none if the command is wrong anywhere."""
         desk, rows = self._fleet.profiles, range(*command["rows"])
         known = [desk.choice_of(tags) for tags in command["choices"]]
-        which = array("H", base64.b64decode(command["which"]))
-        return sum(
-            desk.set_tags(row, known[choice]) for row, choice in zip(rows, which, strict=True)
-        )
+        wanted = [known[at] for at in array("H", base64.b64decode(command["which"]))]
+        if len(wanted) != len(rows) or rows.stop > self._fleet.plan.devices:
+            raise ValueError(f"{len(wanted)} choices for rows {rows.start} to {rows.stop}")
+        return sum(map(desk.set_tags, rows, wanted))
 
 
 def main() -> None:

@@ -70,7 +70,7 @@ class ProfileDesk:
         self._owe(row)
         return True
 
-    def tags(self) -> array[int]:
+    def chosen(self) -> "array[int]":
         """The choice of each row."""
         return self._choice
 

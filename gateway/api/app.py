@@ -13,16 +13,19 @@ from starlette.responses import HTMLResponse
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.api.account_routes import account_routes
 from gateway.api.answers import Key, backend_of, id_of, json_answer, problem
 from gateway.api.audience_routes import audience_routes
 from gateway.api.census import exposition, status
+from gateway.api.control_routes import control_routes
 from gateway.api.credentials import opened
 from gateway.api.errors import ApiError, Errno
+from gateway.api.ledger_route import ledger_route
 from gateway.api.nodes import COUNTED, NodesAway, law_holds
 from gateway.api.openapi import complete
 from gateway.api.page import CONTENT_SECURITY_POLICY, PAGE
 from gateway.api.push_route import PATH, PushRoute, as_api_error
-from gateway.api.reading import device_state, push_counts
+from gateway.api.reading import device_state, push_counts, state_of
 from gateway.api.segment_routes import segment_routes
 from gateway.api.service import Service
 from gateway.api.tag_routes import tag_routes
@@ -74,9 +77,12 @@ def _fastapi(service: Service) -> FastAPI:
         redirect_slashes=False,
     )
     _errors(app)
+    ledger_route(app, service)
     _app_routes(app, service)
+    control_routes(app, service)
     audience_routes(app, service)
     tag_routes(app, service)
+    account_routes(app, service)
     segment_routes(app, service)
     _service_routes(app, service)
     _pages(app)
@@ -143,6 +149,7 @@ def _app_routes(app: FastAPI, service: Service) -> None:
         return json_answer(
             {
                 "push_id": str(number),
+                "state": state_of(counts),
                 "counts": {name: getattr(counts, name) for name in COUNTED},
                 "accepted_at": accepted_at.isoformat(timespec="milliseconds"),
                 "ttl": counts.ttl_s,
@@ -169,6 +176,7 @@ def _app_routes(app: FastAPI, service: Service) -> None:
                 "edge": state.edge,
                 "pending": state.pending,
                 "tags": sorted(state.tags),
+                "account": state.account or None,
                 "epoch": str(state.epoch),
             }
         )

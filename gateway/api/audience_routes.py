@@ -10,7 +10,7 @@ from gateway.api.answers import Key, backend_of, body_of, check_name, id_of, jso
 from gateway.api.audiences import (
     AudienceBody,
     encoded,
-    invalid_segments,
+    invalid,
     notes,
     read_audience,
     settle,
@@ -95,7 +95,8 @@ async def _looked_at(
     backend = backend_of(service)
     known = await opened(backend.apps, app, authorization)
     tree = read_audience(await body_of(service, request, _decoder))
-    settled = await settle(backend.segments, known, tree, service.config.api.max_devices)
+    limit = service.config.api.max_devices
+    settled = await settle(backend.segments, backend.nodes, known, tree, limit)
     begun = time.monotonic()
     try:
         found = await backend.nodes.audience(known.number, encoded(settled.tree), explain=explain)
@@ -106,8 +107,9 @@ async def _looked_at(
         "ms": _ms(time.monotonic() - begun),
         "notes": notes(tree),
     }
-    if settled.unknown_segments:
-        answer["invalid"] = invalid_segments(settled.unknown_segments)
+    nobody = invalid(settled.unknown_segments, settled.unknown_accounts)
+    if nobody:
+        answer["invalid"] = nobody
     if explain:
         answer |= _explained(found)
     return answer

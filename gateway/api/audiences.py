@@ -1,4 +1,4 @@
-"""Audiences of requests: read in any spelling, made whole with the app's segments, checked."""
+"""Audiences of requests: read in any spelling, made whole with the app's segments and accounts, checked."""
 
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final, NamedTuple
@@ -6,12 +6,14 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 from msgspec import Meta, Struct
 
+from gateway.api.account_lookup import look_up
 from gateway.api.errors import ApiError, Errno
+from gateway.api.nodes import Nodes, NodesAway
 from gateway.audience import (
-    Account,
     And,
     Audience,
     AudienceError,
+    Bound,
     Devices,
     Not,
     Or,
@@ -25,6 +27,7 @@ from gateway.audience_json import to_json
 from gateway.audience_notes import describe
 from gateway.store.apps import App
 from gateway.store.segments import Segments
+from protocol.ids import split_device_id
 
 MAX_SEGMENTS: Final = 1000
 """Segments of an app. Saving one looks through them all."""
@@ -92,10 +95,16 @@ class Settled(NamedTuple):
     tree: Audience
     unknown_segments: tuple[str, ...]
     """Not saved; they stand for nobody in the tree."""
+    unknown_accounts: tuple[str, ...]
+    """Of no device; the same."""
+    partitions: tuple[int, ...] | None
+    """In which alone somebody can be meant; None: in any."""
 
 
-async def settle(saved: Segments, app: App, tree: Audience, max_devices: int) -> Settled:
-    """The tree with its segments put in. Raises ApiError, StoreUnavailable."""
+async def settle(
+    saved: Segments, nodes: Nodes, app: App, tree: Audience, max_devices: int
+) -> Settled:
+    """The tree with its segments put in and its accounts looked up. Raises ApiError, StoreUnavailable."""
     unknown: tuple[str, ...] = ()
     if segments(tree):
         found = await saved.needed(app.number, tree)
@@ -104,7 +113,34 @@ async def settle(saved: Segments, app: App, tree: Audience, max_devices: int) ->
         except AudienceError as error:
             raise refusal(error) from None
     check(tree, max_devices)
-    return Settled(tree, unknown)
+    try:
+        known = await look_up(nodes, app.number, tree)
+    except NodesAway:
+        raise ApiError(Errno.DISPATCH_AWAY) from None
+    if known.devices > max_devices:
+        raise ApiError(
+            Errno.ACCOUNTS,
+            f"the accounts of the audience have {known.devices} devices together, at most "
+            f"{max_devices} are allowed - at `$.audience`",
+        )
+    places = partitions_of(known.tree)
+    return Settled(
+        known.tree, unknown, known.unknown, None if places is None else tuple(sorted(places))
+    )
+
+
+def partitions_of(tree: Audience) -> frozenset[int] | None:
+    """Partitions in which an audience can mean somebody; None: any. A push need not go anywhere else."""
+    match tree:
+        case Bound(_, ids) | Devices(ids):
+            return frozenset(split_device_id(device)[0] for device in ids)
+        case And(terms):
+            found = [places for places in map(partitions_of, terms) if places is not None]
+            return frozenset.intersection(*found) if found else None
+        case Or(terms):
+            found = [places for places in map(partitions_of, terms) if places is not None]
+            return frozenset[int]().union(*found) if len(found) == len(terms) else None
+    return None
 
 
 def _put_in(tree: Audience, found: Mapping[str, Audience]) -> tuple[Audience, tuple[str, ...]]:
@@ -133,11 +169,7 @@ def _negated(trees: Iterable[Audience]) -> set[str]:
 
 def check(tree: Audience, max_devices: int) -> None:
     """What the language allows and this service does not. Raises ApiError."""
-    named = 0
-    for leaf in leaves(tree):
-        if isinstance(leaf, Account):
-            raise ApiError(Errno.ACCOUNTS)
-        named += len(leaf.ids) if isinstance(leaf, Devices) else 0
+    named = sum(len(leaf.ids) for leaf in leaves(tree) if isinstance(leaf, Devices))
     if named > max_devices:
         raise ApiError(
             Errno.DEVICES,
@@ -171,8 +203,10 @@ def _check_still_whole(name: str, then: Mapping[str, Audience]) -> None:
         pass  # it was so before: what it refers to has been deleted
 
 
-def invalid_segments(names: tuple[str, ...]) -> list[dict[str, str]]:
-    return [{"target": name, "code": "unknown_segment"} for name in names]
+def invalid(segments: Iterable[str], accounts: Iterable[str]) -> list[dict[str, str]]:
+    """What was named and means nobody, for the answer."""
+    found = [{"target": name, "code": "unknown_segment"} for name in segments]
+    return found + [{"target": name, "code": "unknown_account"} for name in accounts]
 
 
 def notes(tree: Audience) -> list[str]:

@@ -23,6 +23,7 @@ class Errno(IntEnum):
     ACCOUNTS = 40009
     ITEMS = 40010
     NAME = 40011
+    SHAPE = 40012
     NO_KEY = 40101
     WRONG_KEY = 40102
     NO_ROUTE = 40400
@@ -30,6 +31,7 @@ class Errno(IntEnum):
     NO_PUSH = 40402
     NO_DEVICE = 40403
     NO_SEGMENT = 40404
+    NO_ACCOUNT = 40405
     METHOD = 40501
     SLOW_BODY = 40801
     CONFLICT = 40901
@@ -76,10 +78,17 @@ MEANINGS: Final[dict[Errno, Meaning]] = {
         "INVALID_ARGUMENT",
         "the audience cannot be read or is over a limit; the message says where and what was expected",
     ),
-    Errno.ACCOUNTS: Meaning("INVALID_ARGUMENT", "accounts are not kept yet"),
+    Errno.ACCOUNTS: Meaning(
+        "INVALID_ARGUMENT",
+        "the accounts of the audience have too many devices together; send to some of them at a time",
+    ),
     Errno.ITEMS: Meaning("INVALID_ARGUMENT", "give 1 to 10,000 items in one request"),
     Errno.NAME: Meaning(
         "INVALID_ARGUMENT", "a name is not allowed; the message says which and why"
+    ),
+    Errno.SHAPE: Meaning(
+        "INVALID_ARGUMENT",
+        "the push cannot have this speed or holdout; the message says what is allowed",
     ),
     Errno.NO_KEY: Meaning("UNAUTHENTICATED", "send the header Authorization: Bearer <API key>"),
     Errno.WRONG_KEY: Meaning("UNAUTHENTICATED", "this API key is not known here; check it"),
@@ -88,6 +97,7 @@ MEANINGS: Final[dict[Errno, Meaning]] = {
     Errno.NO_PUSH: Meaning("NOT_FOUND", "this app has no such push, or it is no longer kept"),
     Errno.NO_DEVICE: Meaning("NOT_FOUND", "this app has no such device"),
     Errno.NO_SEGMENT: Meaning("NOT_FOUND", "this app has no segment of this name"),
+    Errno.NO_ACCOUNT: Meaning("NOT_FOUND", "this app has no device of this account"),
     Errno.METHOD: Meaning("UNIMPLEMENTED", "this address does not take this method"),
     Errno.SLOW_BODY: Meaning(
         "DEADLINE_EXCEEDED", "the request body did not arrive in time; send it again"

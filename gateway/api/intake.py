@@ -23,6 +23,7 @@ from gateway.api.order import (
     encode_answer,
     home_of,
     known_targets,
+    reached,
     size_of,
     split,
 )
@@ -152,7 +153,7 @@ class Intake:
     async def _accept(self, order: Order, stay: Stay) -> tuple[Accepted, bool]:
         """(answer, whether an earlier call's idempotency key gave it)"""
         if order.audience:
-            sorted_out = Split(dict.fromkeys(range(self._partitions), b""), [])
+            sorted_out = Split(dict.fromkeys(reached(order, self._partitions), b""), [])
         else:
             sorted_out = split(order.devices, self._partitions)
         if order.idempotency_key or len(sorted_out.targets) > 1:
@@ -170,7 +171,13 @@ class Intake:
         part = PushPart(
             push_id,
             order.app.number,
-            encode_push(push_id, order.app.number, order.ttl_s, audience=order.audience),
+            encode_push(
+                push_id,
+                order.app.number,
+                order.ttl_s,
+                audience=order.audience,
+                options=order.options,
+            ),
             indexes,
             order.content if targets else b"",
         )
@@ -220,7 +227,9 @@ class Intake:
         key_digest = claim_digest(order.app.number, key) if key else ""
         home = home_of(key_digest, self._partitions) if key else self._any_home()
         targets, unknown_ids = sorted_out.targets, list(sorted_out.beyond)
-        if not order.audience:
+        if order.audience:
+            targets = targets or {home: b""}  # nobody is still one record: at its home
+        else:
             unknown = await self._unknown(order, targets)
             unknown_ids = _unknown_ids(unknown, sorted_out.beyond)
             targets = known_targets(targets, unknown, home)
@@ -230,7 +239,13 @@ class Intake:
         push_id = tenure.ids.draw(self._clock.now_ms(), several=True, partition=home)
         answer = _accepted(push_id, order, unknown_ids)
         record = PushRecord(
-            push_id, order.app.number, order.ttl_s, order.audience, order.content, targets
+            push_id,
+            order.app.number,
+            order.ttl_s,
+            order.audience,
+            order.content,
+            targets,
+            order.options,
         )
         claim = None
         if key:
@@ -358,4 +373,4 @@ def _unknown_ids(unknown: Mapping[int, bytes], beyond: list[int]) -> list[int]:
 
 def _accepted(push_id: int, order: Order, unknown: list[int]) -> Accepted:
     count = None if order.audience else len(order.devices) - len(unknown)
-    return Accepted(push_id, count, unknown, order.unknown_segments)
+    return Accepted(push_id, count, unknown, order.unknown_segments, order.unknown_accounts)

@@ -7,6 +7,7 @@ from typing import Final, TypeAlias
 
 from gateway.api.peers import Peers
 from gateway.rpc import Method, RpcError, RpcUnavailable
+from gateway.store import keys
 from gateway.store.client import Store
 from gateway.store.clock import StoreClock
 from gateway.store.errors import StoreUnavailable
@@ -21,13 +22,17 @@ AUDIENCE_S: Final = 10.0
 """The same where it goes through all devices."""
 TAG_S: Final = 5.0
 """The same where it waits for the store to have it on its disk."""
+CONTROL_S: Final = 5.0
+"""The same where all its partitions write and fold it."""
+LEDGER_S: Final = 3.0
+"""The same where it reads in a log, after others that ask for that."""
 _OWNERS_S: Final = 1.0
 _YOUNG_MS: Final = 10_000
 """A push accepted so short a time ago may not have been folded by its owners."""
 _TICK_MS: Final = 62.5
 
 _FIELDS: Final = [field.name for field in rpc_pb2.Counts.DESCRIPTOR.fields]
-COUNTED: Final = tuple(_FIELDS[_FIELDS.index("targeted") :])
+COUNTED: Final = tuple(_FIELDS[_FIELDS.index("targeted") : _FIELDS.index("held_out") + 1])
 """All that is counted of a push; the schema has the list, in this order."""
 STATES: Final = COUNTED[COUNTED.index("received") : COUNTED.index("pending") + 1]
 """Each targeted device is in exactly one of them. The counts behind them are events."""
@@ -58,8 +63,7 @@ class Nodes:
 
     def young(self, push_id: int) -> bool:
         """Was it drawn just now? (By the time in the id, which anybody may make up.)"""
-        drawn_ms = (push_id >> 29) * _TICK_MS + EPOCH_MS
-        return abs(self._clock.now_ms() - drawn_ms) < _YOUNG_MS
+        return abs(self._clock.now_ms() - drawn_ms(push_id)) < _YOUNG_MS
 
     def live(self) -> list[str]:
         """Addresses of the live nodes."""
@@ -121,6 +125,65 @@ class Nodes:
             raise NodesAway
         return errors
 
+    def account_home(self, app: int, account: str) -> int:
+        """Partition whose owner keeps the list of an account's devices."""
+        return keys.account_home(app, account, self._partitions)
+
+    async def bind_lists(
+        self, app: int, p: int, items: Sequence[rpc_pb2.AccountItem]
+    ) -> rpc_pb2.AccountReply:
+        """An error for each item, "" = done and durable. Raises NodesAway: some may be done."""
+        request = rpc_pb2.AccountRequest(partition=p, app=app, items=items)
+        answer = await self._ask_owner(p, Method.ACCOUNT, request.SerializeToString(), TAG_S)
+        reply = rpc_pb2.AccountReply.FromString(answer)
+        if not len(reply.errors) == len(reply.beside) == len(items):
+            raise NodesAway
+        return reply
+
+    async def bind_holders(
+        self, app: int, p: int, items: Sequence[rpc_pb2.HolderItem]
+    ) -> rpc_pb2.HolderReply:
+        """The same."""
+        request = rpc_pb2.HolderRequest(partition=p, app=app, items=items)
+        answer = await self._ask_owner(p, Method.HOLDER, request.SerializeToString(), TAG_S)
+        reply = rpc_pb2.HolderReply.FromString(answer)
+        if not len(reply.errors) == len(reply.was) == len(reply.binding) == len(items):
+            raise NodesAway
+        return reply
+
+    async def lookup(
+        self, app: int, p: int, accounts: Sequence[str] = (), indexes: Sequence[int] = ()
+    ) -> rpc_pb2.LookupReply:
+        """Lists of accounts at home in a partition, holders of its devices. Raises NodesAway."""
+        request = rpc_pb2.LookupRequest(partition=p, app=app, accounts=accounts, index=indexes)
+        body = request.SerializeToString()
+        try:
+            answer = await self._ask_owner(p, Method.LOOKUP, body)
+        except NodesAway:
+            # It may only have changed hands: nobody's push is refused for what we remembered.
+            answer = await self._ask_owner(p, Method.LOOKUP, body)
+        reply = rpc_pb2.LookupReply.FromString(answer)
+        whole = len(reply.holders) == len(reply.known) == len(indexes)
+        if not whole or len(reply.lists) != len(accounts):
+            raise NodesAway
+        return reply
+
+    async def control(self, request: rpc_pb2.ControlRequest) -> None:
+        """Returns when all partitions concerned have folded it. Raises NodesAway: some may have."""
+        place = push_place(request.push_id)
+        body = request.SerializeToString()
+        if place.several:
+            answers = await self._ask_all(Method.CONTROL, body, CONTROL_S)
+        else:
+            answers = [await self._ask_owner(place.partition, Method.CONTROL, body, CONTROL_S)]
+        folded = {
+            p for answer in answers for p in rpc_pb2.ControlReply.FromString(answer).partitions
+        }
+        # Twice is no harm: what an owner wrote before it was deposed stands in the log.
+        if not folded.issuperset(range(self._partitions) if place.several else (place.partition,)):
+            self._owners_at = float("-inf")
+            raise NodesAway
+
     async def _ask_all(self, method: Method, body: bytes, deadline_s: float) -> list[bytes]:
         """What those nodes answered that did."""
         answers = await asyncio.gather(
@@ -145,6 +208,13 @@ class Nodes:
         partition, _ = split_device_id(device)
         body = rpc_pb2.DeviceRequest(device_id=device).SerializeToString()
         return rpc_pb2.DeviceState.FromString(await self._ask_owner(partition, Method.DEVICE, body))
+
+    async def ledger(self, push_id: int, device: int) -> rpc_pb2.LedgerReply:
+        """Of the device's owner. Raises NodesAway."""
+        partition, _ = split_device_id(device)
+        body = rpc_pb2.LedgerRequest(push_id=push_id, device_id=device).SerializeToString()
+        answer = await self._ask_owner(partition, Method.LEDGER, body, LEDGER_S)
+        return rpc_pb2.LedgerReply.FromString(answer)
 
     async def _ask_owner(
         self, partition: int, method: Method, body: bytes, deadline_s: float = ANSWER_S
@@ -176,6 +246,11 @@ class Nodes:
         }
 
 
+def drawn_ms(push_id: int) -> int:
+    """When a push id was drawn, by what stands in it: ms since the Unix epoch."""
+    return int((push_id >> 29) * _TICK_MS) + EPOCH_MS
+
+
 def add_counts(total: rpc_pb2.Counts, part: rpc_pb2.Counts) -> None:
     """Add the counts of one node; those that do not know the push only name their partitions."""
     total.partitions.extend(part.partitions)
@@ -184,6 +259,7 @@ def add_counts(total: rpc_pb2.Counts, part: rpc_pb2.Counts) -> None:
     for name in COUNTED:
         setattr(total, name, getattr(total, name) + getattr(part, name))
     total.known = True
+    total.paused = total.paused or part.paused
     total.app, total.ttl_s = part.app, part.ttl_s
     total.accepted_ms = min(part.accepted_ms, total.accepted_ms or part.accepted_ms)
 

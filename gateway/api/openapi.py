@@ -4,6 +4,7 @@ from typing import Any, Final
 
 import msgspec
 
+from gateway.api.account_routes import BindBody, UnbindBody
 from gateway.api.audiences import AudienceBody
 from gateway.api.errors import ApiError, Errno
 from gateway.api.push_body import PushBody
@@ -42,6 +43,15 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
             "notification": {"title": "Rain", "body": "Take an umbrella"},
         },
     },
+    "shaped": {
+        "summary": "At 500 devices a second; one in ten does not get it",
+        "value": {
+            "audience": "all",
+            "notification": {"title": "Sale", "body": "Today only"},
+            "speed": 500,
+            "holdout": 0.1,
+        },
+    },
     "live": {
         "summary": "Only to whoever is connected now",
         "value": {"audience": "all", "data": {"score": "2:1"}, "ttl": 0},
@@ -69,7 +79,8 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
     """`document` with what FastAPI does not know. Changes it in place; repeatable."""
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     (body, answer, *_), defined = msgspec.json.schema_components(
-        [PushBody, PushAnswer, AudienceBody, TagBody], ref_template="#/components/schemas/{name}"
+        [PushBody, PushAnswer, AudienceBody, TagBody, BindBody, UnbindBody],
+        ref_template="#/components/schemas/{name}",
     )
     schemas.update(defined)
     document["components"]["securitySchemes"] = {

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from gateway.api.shape import Shape
 from gateway.audience import Audience
 from gateway.audience_json import Json, to_json
 from gateway.store.apps import App
@@ -29,6 +30,12 @@ class Order(NamedTuple):
     """Equal for orders that mean the same; needed with an idempotency key."""
     unknown_segments: Sequence[str] = ()
     """Named in the audience and not saved."""
+    options: bytes = b""
+    """Fields of columba.log.Push that say how it is dealt out, encoded."""
+    unknown_accounts: Sequence[str] = ()
+    """Named in the audience and of no device."""
+    partitions: Sequence[int] | None = None
+    """In which alone the audience can mean somebody; None: in any."""
 
 
 class Accepted(NamedTuple):
@@ -38,6 +45,7 @@ class Accepted(NamedTuple):
     unknown: Sequence[int]
     """Devices named that the app does not have."""
     unknown_segments: Sequence[str] = ()
+    unknown_accounts: Sequence[str] = ()
 
 
 Targets = dict[int, bytes]
@@ -54,15 +62,25 @@ _DEVICE_BYTES: Final = 128
 """An id as a number in the order and among the unknown, its index, its place in a stored answer."""
 _PART_BYTES: Final = 256
 """What a waiting part costs beside its indexes and its content, roughly."""
+_PLAIN: Final = Shape()
 _HIGHEST_INDEX: Final = 0xFFFF_FFFF
 _U32: Final = struct.Struct("<I")
 
 
 def size_of(order: Order, partitions: int) -> int:
     """Bytes that an order occupies until it is answered, and its parts until they are stored."""
-    parts = partitions if order.audience else min(len(order.devices), partitions)
+    parts = (
+        len(reached(order, partitions)) if order.audience else min(len(order.devices), partitions)
+    )
     each = (_PART_BYTES + len(order.audience)) * (parts + 1)
     return len(order.content) + _DEVICE_BYTES * len(order.devices) + each
+
+
+def reached(order: Order, partitions: int) -> Sequence[int]:
+    """Partitions that a push to an audience goes to."""
+    if order.partitions is None:
+        return range(partitions)
+    return [p for p in order.partitions if p < partitions]
 
 
 def split(devices: Sequence[int], partitions: int) -> Split:
@@ -113,6 +131,7 @@ def digest_of(
     malformed: Iterable[str],
     content: bytes,
     ttl_s: int,
+    shape: Shape = _PLAIN,
 ) -> str:
     """SHA-256, hex, over what a push means: spelling and order in the body make no difference.
 
@@ -120,7 +139,10 @@ def digest_of(
     its has been changed in the meantime. `content` must have been serialised deterministically.
     """
     whom = None if audience is None else _unordered(to_json(audience))
-    meaning = msgspec.json.encode([whom, sorted(devices), sorted(malformed), ttl_s])
+    said: list[object] = [whom, sorted(devices), sorted(malformed), ttl_s]
+    if shape != _PLAIN:  # digests stand in the store: what has no shape keeps the one it had
+        said += shape
+    meaning = msgspec.json.encode(said)
     return hashlib.sha256(len(meaning).to_bytes(4, "big") + meaning + content).hexdigest()
 
 
@@ -143,19 +165,31 @@ class StoredAnswer(msgspec.Struct):
     accepted: int | None
     unknown: list[str]
     unknown_segments: list[str] = []
+    unknown_accounts: list[str] = []
 
 
 def encode_answer(accepted: Accepted) -> bytes:
     unknown = [str(device) for device in accepted.unknown]
-    segments = list(accepted.unknown_segments)
-    stored = StoredAnswer(str(accepted.push_id), accepted.accepted, unknown, segments)
+    stored = StoredAnswer(
+        str(accepted.push_id),
+        accepted.accepted,
+        unknown,
+        list(accepted.unknown_segments),
+        list(accepted.unknown_accounts),
+    )
     return msgspec.json.encode(stored)
 
 
 def decode_answer(answer: bytes) -> Accepted:
     stored = msgspec.json.decode(answer, type=StoredAnswer)
     unknown = [int(device) for device in stored.unknown]
-    return Accepted(int(stored.push_id), stored.accepted, unknown, tuple(stored.unknown_segments))
+    return Accepted(
+        int(stored.push_id),
+        stored.accepted,
+        unknown,
+        tuple(stored.unknown_segments),
+        tuple(stored.unknown_accounts),
+    )
 
 
 def known_targets(targets: Mapping[int, bytes], unknown: Mapping[int, bytes], home: int) -> Targets:

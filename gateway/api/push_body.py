@@ -1,6 +1,6 @@
 """The body of a push request: decoded, checked, and turned into an Order. No I/O."""
 
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -9,6 +9,7 @@ from gateway.api.audiences import AudienceBody, encoded, read_audience
 from gateway.api.bodies import decoded
 from gateway.api.errors import ApiError, Errno
 from gateway.api.order import Order, digest_of
+from gateway.api.shape import MAX_SPEED, Shape
 from gateway.audience import Audience, Devices, got
 from gateway.config import Api
 from gateway.store.apps import App
@@ -21,6 +22,11 @@ _U64: Final = 1 << 64
 _U64_DIGITS: Final = 20
 _SHOWN: Final = 64
 """Characters of a malformed id that are repeated in the answer."""
+_AUTO: Final = "auto"
+_SPEED: Final[dict[str, Any]] = {
+    "anyOf": [{"type": "integer", "minimum": 1, "maximum": MAX_SPEED}, {"enum": [_AUTO]}]
+}
+_HOLDOUT: Final[dict[str, Any]] = {"minimum": 0, "exclusiveMaximum": 1}
 
 
 class Notification(Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,6 +52,20 @@ class PushBody(AudienceBody, frozen=True, forbid_unknown_fields=True):
             "0: only for devices that are connected now."
         ),
     ] = UNSET
+    speed: Annotated[
+        int | str,
+        Meta(
+            description='Devices a second that it is sent to; "auto": as fast as it goes.',
+            extra_json_schema=_SPEED,
+        ),
+    ] = _AUTO
+    holdout: Annotated[
+        float,
+        Meta(
+            description="Part of the audience, drawn by lot, that deliberately does not get it.",
+            extra_json_schema=_HOLDOUT,
+        ),
+    ] = 0.0
     idempotency_key: Annotated[
         str | None,
         Meta(
@@ -83,14 +103,20 @@ def parse(raw: bytes, header_key: str | None, app: App, limits: Api) -> Request:
             Errno.TTL,
             f"ttl is {ttl_s}: from 0 to {limits.max_ttl_s} seconds are allowed - at `$.ttl`",
         )
+    shape = _shape(body, ttl_s)
     key = _key(body.idempotency_key, header_key)
     audience = encoded(tree) if tree is not None else b""
     digest = ""
     if key:
         digest = digest_of(
-            audience=tree, devices=devices, malformed=malformed, content=content, ttl_s=ttl_s
+            audience=tree,
+            devices=devices,
+            malformed=malformed,
+            content=content,
+            ttl_s=ttl_s,
+            shape=shape,
         )
-    order = Order(app, audience, devices, content, ttl_s, key, digest)
+    order = Order(app, audience, devices, content, ttl_s, key, digest, options=shape.options())
     return Request(order, malformed, body.validate_only, tree)
 
 
@@ -114,6 +140,18 @@ def _content(body: PushBody) -> bytes:
             "allowed; put large data behind a link",
         )
     return encoded
+
+
+def _shape(body: PushBody, ttl_s: int) -> Shape:
+    speed = 0 if body.speed == _AUTO else body.speed
+    if isinstance(speed, str) or body.speed == 0:
+        said = got(body.speed)
+        raise ApiError(Errno.SHAPE, f'Expected `int` >= 1 or "auto", got {said} - at `$.speed`')
+    shape = Shape(speed, body.holdout)
+    flaw = shape.flaw(ttl_s)
+    if flaw is not None:
+        raise ApiError(Errno.SHAPE, flaw)
+    return shape
 
 
 def _key(in_body: str | None, in_header: str | None) -> str:

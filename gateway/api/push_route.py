@@ -83,11 +83,18 @@ class PushRoute:
 
 
 async def _settled(request: Request, backend: Backend, max_devices: int) -> Request:
-    """With the segments of its audience put in. Raises ApiError, StoreUnavailable."""
+    """With the segments of its audience put in, and its accounts looked up. Raises ApiError,
+    StoreUnavailable."""
     if request.tree is None:
         return request
-    tree, unknown = await settle(backend.segments, request.order.app, request.tree, max_devices)
-    order = request.order._replace(audience=encoded(tree), unknown_segments=unknown)
+    app = request.order.app
+    settled = await settle(backend.segments, backend.nodes, app, request.tree, max_devices)
+    order = request.order._replace(
+        audience=encoded(settled.tree),
+        unknown_segments=settled.unknown_segments,
+        unknown_accounts=settled.unknown_accounts,
+        partitions=settled.partitions,
+    )
     return request._replace(order=order)
 
 
@@ -108,6 +115,7 @@ def _answered(accepted: Accepted, request: Request) -> PushAnswer:
     invalid = [Invalid(str(device), "unknown_device") for device in accepted.unknown]
     invalid += [Invalid(text, "malformed") for text in request.malformed]
     invalid += [Invalid(name, "unknown_segment") for name in accepted.unknown_segments]
+    invalid += [Invalid(name, "unknown_account") for name in accepted.unknown_accounts]
     push_id = str(accepted.push_id) if accepted.push_id else None
     said = notes(request.tree) if request.tree is not None else []
     return PushAnswer(push_id, accepted.accepted, invalid, push_id or "", said)

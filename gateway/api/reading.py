@@ -7,7 +7,9 @@ from typing import Final, TypeVar
 
 from gateway.api.errors import ApiError, Errno
 from gateway.api.nodes import Nodes
+from gateway.api.service import Backend
 from gateway.store.apps import App
+from gateway.store.pushes import record_app
 from protocol.ids import push_place, split_device_id
 from protocol.schema import rpc_pb2
 
@@ -44,6 +46,27 @@ async def _folded(nodes: Nodes, app: App, push_id: int, ask: Callable[[int], Awa
         if time.monotonic() > deadline:
             raise ApiError(Errno.NOT_COUNTED_YET)
         await asyncio.sleep(_LOOK_S)
+
+
+def state_of(counts: rpc_pb2.Counts) -> str:
+    """What a push as a whole is doing: running, paused, stopped or finished."""
+    if not counts.pending:
+        return "stopped" if counts.stopped else "finished"
+    return "paused" if counts.paused else "running"
+
+
+async def check_theirs(backend: Backend, app: App, push_id: int) -> None:
+    """That the push is one of this app's. Raises ApiError, NodesAway, StoreUnavailable."""
+    several, home = push_place(push_id)
+    if several and backend.nodes.exists(home) and backend.nodes.young(push_id):
+        # Accepted, and perhaps in no log yet. Its record tells whose it is, so nobody can have a
+        # decision remembered about a push that is not theirs.
+        owner = await record_app(backend.store, home, push_id)
+        if owner is not None:
+            if owner != app.number:
+                raise ApiError(Errno.NO_PUSH)
+            return
+    await push_counts(backend.nodes, app, push_id)
 
 
 async def device_state(nodes: Nodes, app: App, device: int) -> rpc_pb2.DeviceState:

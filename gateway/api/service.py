@@ -9,13 +9,14 @@ from google.protobuf.message import DecodeError
 from gateway.api.audiences import encoded, settle
 from gateway.api.budget import Budget
 from gateway.api.census import Census, Entry
-from gateway.api.errors import ApiError
+from gateway.api.errors import ApiError, Errno
 from gateway.api.intake import Busy, IdempotencyConflict, Intake, Refused
 from gateway.api.nodes import Nodes
 from gateway.api.order import Accepted, Order, digest_of
 from gateway.api.peers import Peers
 from gateway.api.push_body import MAX_KEY
 from gateway.api.seat import Seat
+from gateway.api.shape import Shape
 from gateway.audience import Audience, AudienceError, Devices
 from gateway.audience_json import from_json
 from gateway.config import Config
@@ -145,7 +146,8 @@ class Service:
         if app is None:
             raise RpcError("unknown_app", "there is no such app")
         tree, devices = _whom(request)
-        self._check(request, tree, len(devices))
+        shape = Shape(request.speed, request.holdout)
+        self._check(request, tree, len(devices), shape)
         digest = ""
         if request.idempotency_key:
             digest = digest_of(
@@ -154,28 +156,39 @@ class Service:
                 malformed=(),
                 content=request.content,
                 ttl_s=request.ttl_s,
+                shape=shape,
             )
-        audience = b""
-        if tree is not None:
-            try:
-                settled = await settle(backend.segments, app, tree, self.config.api.max_devices)
-            except ApiError as error:
-                raise RpcError("invalid", error.message) from None
-            if settled.unknown_segments:
-                named = ", ".join(settled.unknown_segments)
-                raise RpcError("invalid", f"no segment of this name is saved: {named}")
-            audience = encoded(settled.tree)
-        return Order(
+        order = Order(
             app,
-            audience,
+            b"",
             devices,
             request.content,
             request.ttl_s,
             request.idempotency_key,
             digest,
+            options=shape.options(),
+        )
+        return order if tree is None else await self._settled(backend, order, tree)
+
+    async def _settled(self, backend: Backend, order: Order, tree: Audience) -> Order:
+        limit = self.config.api.max_devices
+        try:
+            settled = await settle(backend.segments, backend.nodes, order.app, tree, limit)
+        except ApiError as error:
+            away = error.errno == Errno.DISPATCH_AWAY
+            raise RpcError("unavailable" if away else "invalid", error.message) from None
+        if settled.unknown_segments:
+            named = ", ".join(settled.unknown_segments)
+            raise RpcError("invalid", f"no segment of this name is saved: {named}")
+        return order._replace(
+            audience=encoded(settled.tree),
+            unknown_accounts=settled.unknown_accounts,
+            partitions=settled.partitions,
         )
 
-    def _check(self, request: rpc_pb2.PushRequest, tree: Audience | None, devices: int) -> None:
+    def _check(
+        self, request: rpc_pb2.PushRequest, tree: Audience | None, devices: int, shape: Shape
+    ) -> None:
         limits = self.config.api
         if not 0 < len(request.content) <= MAX_CONTENT:
             raise RpcError("invalid", f"content has 1 to {MAX_CONTENT} bytes")
@@ -185,6 +198,9 @@ class Service:
             raise RpcError("invalid", f"ttl_s is 0 to {limits.max_ttl_s}")
         if len(request.idempotency_key) > MAX_KEY:
             raise RpcError("invalid", f"idempotency_key has at most {MAX_KEY} characters")
+        flaw = shape.flaw(request.ttl_s)
+        if flaw is not None:
+            raise RpcError("invalid", flaw)
 
 
 def _whom(request: rpc_pb2.PushRequest) -> tuple[Audience | None, list[int]]:
@@ -203,7 +219,10 @@ def _whom(request: rpc_pb2.PushRequest) -> tuple[Audience | None, list[int]]:
 
 def _reply(accepted: Accepted) -> bytes:
     return rpc_pb2.PushReply(
-        push_id=accepted.push_id, accepted=accepted.accepted or 0, unknown=accepted.unknown
+        push_id=accepted.push_id,
+        accepted=accepted.accepted or 0,
+        unknown=accepted.unknown,
+        unknown_accounts=accepted.unknown_accounts,
     ).SerializeToString()
 
 

@@ -1,6 +1,6 @@
 """Shapes of answers, for the API's own description; the routes build the JSON themselves."""
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, Field, WithJsonSchema
 
@@ -24,9 +24,17 @@ _COUNTS: Final[dict[str, Any]] = {
 }
 
 
-class PushState(BaseModel):
+State = Literal["running", "paused", "stopped", "finished"]
+"""What a push as a whole is doing."""
+
+
+class PushDecided(BaseModel):
     push_id: str
+    state: State
     counts: Annotated[dict[str, int], WithJsonSchema(_COUNTS)]
+
+
+class PushState(PushDecided):
     accepted_at: str = Field(description="RFC 3339, UTC, by the store's clock.")
     ttl: int = Field(description="Seconds.")
 
@@ -37,6 +45,7 @@ class DeviceView(BaseModel):
     edge: int = Field(description="Number of the edge that keeps the connection; 0 = offline.")
     pending: int = Field(description="Messages not yet received.")
     tags: list[str]
+    account: str | None = Field(description="Whose it is; null: nobody's.")
     epoch: str = Field(description="Of the latest session; a later session has a greater one.")
 
 
@@ -77,6 +86,35 @@ class PushCuts(BaseModel):
     by: dict[str, dict[str, dict[str, int]]] = Field(description="Name, tag, state: devices.")
 
 
+class LedgerTerm(BaseModel):
+    term: str
+    matches: bool
+
+
+class LedgerStep(BaseModel):
+    at: str | None = Field(
+        description="RFC 3339, UTC, by the store's clock; null: the log no longer says when."
+    )
+    event: str
+    edge: int | None = None
+    attempt: int | None = Field(default=None, description="With `sent`: how often so far.")
+
+
+class PushLedger(BaseModel):
+    push_id: str
+    device_id: str
+    state: str = Field(
+        description="received, failed, recalled, replaced, overflowed, stopped, expired, pending; "
+        "held_out; not_targeted; forgotten (only counts are kept)."
+    )
+    why: str = Field(description="One sentence, for people.")
+    online: bool
+    edge: int = Field(description="Number of the edge that keeps the connection; 0 = offline.")
+    terms: list[LedgerTerm] = Field(description="Of the audience, as they stand now.")
+    steps: list[LedgerStep] = Field(description="In the order in which they happened.")
+    notes: list[str] | None = Field(default=None, description="What could not be told.")
+
+
 class TagResult(BaseModel):
     device: str
     ok: bool
@@ -85,6 +123,22 @@ class TagResult(BaseModel):
 
 class TagResults(BaseModel):
     results: list[TagResult] = Field(description="In the order of the items.")
+
+
+class AccountResult(BaseModel):
+    account: str
+    device: str | None = Field(default=None, description="Left out where all devices are meant.")
+    ok: bool
+    code: str | None = Field(default=None, description="What is wrong, if not ok.")
+
+
+class AccountResults(BaseModel):
+    results: list[AccountResult] = Field(description="In the order of the items.")
+
+
+class AccountView(BaseModel):
+    account: str
+    devices: list[str] = Field(description="The one that was bound last stands last.")
 
 
 class SegmentView(BaseModel):

@@ -4,12 +4,14 @@ import json
 import os
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from gateway import demokeys
+from gateway.cli import partitions
 from gateway.cli.settings import UsageProblem, addresses
 from gateway.config import Config
 
@@ -44,6 +46,23 @@ class ApiClient:
         answer = self._request("POST", f"/v1/apps/{self._app}/pushes", body, headers)
         if not isinstance(answer, dict) or "push_id" not in answer:
             raise ApiProblem(f"{self._url} answered without a push_id: is it a Columba API?")
+        return answer
+
+    def decide(self, push_id: str, verb: str) -> dict[str, Any]:
+        """`verb` is pause, resume or stop; its state and counts then. Raises ApiProblem."""
+        named = urllib.parse.quote(push_id, safe="")
+        answer = self._request("POST", f"/v1/apps/{self._app}/pushes/{named}:{verb}")
+        if not isinstance(answer, dict) or not answer.keys() >= {"push_id", "state", "counts"}:
+            raise ApiProblem(f"{self._url} answered without a state: is it a Columba API?")
+        return answer
+
+    def ledger(self, push_id: str, device_id: str) -> dict[str, Any]:
+        """What became of a push at one device, and why. Raises ApiProblem."""
+        push, device = (urllib.parse.quote(named, safe="") for named in (push_id, device_id))
+        path = f"/v1/apps/{self._app}/pushes/{push}:explain?device={device}"
+        answer = self._request("GET", path)
+        if not isinstance(answer, dict) or not answer.keys() >= {"state", "why", "steps"}:
+            raise ApiProblem(f"{self._url} answered without a ledger: is it a Columba API?")
         return answer
 
     def audience(self, verb: str, expression: str) -> dict[str, Any]:
@@ -130,24 +149,29 @@ def client_of(
     return ApiClient(url, app, key or "")
 
 
+def audience_of(*, devices: Sequence[str], everybody: bool, to: str | None) -> object:
+    """Whom `columba push` is for. Raises UsageProblem."""
+    if everybody + bool(devices) + (to is not None) != 1:
+        raise UsageProblem("name the audience: --device ID (once or more), --to EXPR, or --all")
+    if devices:
+        return {"devices": list(devices)}
+    return "all" if to is None else to
+
+
 def push_body(
+    audience: object,
     *,
-    devices: Sequence[str],
-    everybody: bool,
-    to: str | None,
     title: str | None,
     body: str | None,
     data: Sequence[str],
     ttl: int | None,
+    speed: int | None,
+    holdout: float | None,
 ) -> dict[str, object]:
     """The request of `columba push`. Raises UsageProblem."""
-    if everybody + bool(devices) + (to is not None) != 1:
-        raise UsageProblem("name the audience: --device ID (once or more), --to EXPR, or --all")
     if title is None and body is None and not data:
         raise UsageProblem("say something: --title, --body or --data key=value")
-    request: dict[str, object] = {"audience": "all" if to is None else to}
-    if devices:
-        request["audience"] = {"devices": list(devices)}
+    request: dict[str, object] = {"audience": audience}
     if title is not None or body is not None:
         request["notification"] = {"title": title or "", "body": body or ""}
     if data:
@@ -155,13 +179,17 @@ def push_body(
         if not all(equals and key for key, equals, _ in pairs):
             raise UsageProblem("--data takes key=value")
         request["data"] = {key: value for key, _, value in pairs}
-    if ttl is not None:
-        request["ttl"] = ttl
+    for name, number in (("ttl", ttl), ("speed", speed), ("holdout", holdout)):
+        if number is not None:
+            request[name] = number
     return request
 
 
-def status_lines(status: Mapping[str, Any], pids: Mapping[str, Any]) -> list[str]:
-    """What `columba status` shows of the API's answer: a line for each process, for each fact."""
+def status_lines(
+    status: Mapping[str, Any], pids: Mapping[str, Any], most: int | None = partitions.MOST
+) -> list[str]:
+    """What `columba status` shows of the API's answer: a line for each process, for each fact; then at
+    most so many partitions."""
     lines = []
     for name, value in status.items():
         if name != "processes" or not isinstance(value, dict):
@@ -170,11 +198,16 @@ def status_lines(status: Mapping[str, Any], pids: Mapping[str, Any]) -> list[str
         for role, processes in value.items():
             for process in processes:
                 told = f"{role} {process.get('number')}"
-                connections = (process.get("stats") or {}).get("columba_connections")
+                stats = process.get("stats") or {}
                 facts = [] if process.get("answered", True) else ["does not answer"]
-                facts += [] if connections is None else [f"{connections:.0f} connections"]
+                if "columba_connections" in stats:
+                    facts.append(f"{stats['columba_connections']:.0f} connections")
+                if "columba_loop_stall_seconds" in stats:
+                    stall_ms = stats["columba_loop_stall_seconds"] * 1000
+                    facts.append(f"longest stall {stall_ms:.0f} ms")
                 lines.append(f"{told:<12}{', '.join(facts) or 'answers'}")
     lines += [f"{name:<12}pid {value}" for name, value in pids.items()]
+    lines += partitions.lines(status, most)
     return lines
 
 

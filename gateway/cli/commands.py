@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gateway.cli.audience import audience_app
+from gateway.cli.explain import explain
 from gateway.cli.options import (
     Api,
     ApiKey,
@@ -23,6 +24,7 @@ from gateway.cli.options import (
     Sets,
     StoreUrl,
 )
+from gateway.cli.pushes import pushes_app
 
 if TYPE_CHECKING:
     from gateway.config import Config
@@ -36,7 +38,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.add_typer(pushes_app)
 app.add_typer(audience_app, name="audience")
+app.command()(explain)
 
 
 @app.command()
@@ -164,74 +168,6 @@ def _run_role(role: str, loaded: "Loaded", as_json: bool) -> int:
 
 
 @app.command()
-def push(
-    *,
-    devices: Annotated[
-        list[str] | None, typer.Option("--device", metavar="ID", help="A device; repeatable.")
-    ] = None,
-    everybody: Annotated[bool, typer.Option("--all", help="Every device of the app.")] = False,
-    to: Annotated[
-        str | None, typer.Option(metavar="EXPR", help="An audience, such as 'city:gz & !vip'.")
-    ] = None,
-    title: Annotated[str | None, typer.Option(help="Title of the notification.")] = None,
-    body: Annotated[str | None, typer.Option(help="Its text.")] = None,
-    data: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="For the app itself; repeatable.")
-    ] = None,
-    ttl: Annotated[
-        int | None, typer.Option(metavar="SECONDS", help="Kept for so long; 0: only who is online.")
-    ] = None,
-    idempotency_key: Annotated[
-        str | None, typer.Option(help="The same key again is the same push.")
-    ] = None,
-    wait: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Show its counts live, at most so long.")
-    ] = 0.0,
-    api_url: Api = None,
-    app_id: App = None,
-    api_key: ApiKey = None,
-    data_dir: DataDir = None,
-    as_json: AsJson = False,
-) -> int:
-    """Push to devices, and tell its id; with --wait what became of it."""
-    from gateway.cli import settings
-    from gateway.cli.client import client_of, push_body, watch
-
-    request = push_body(
-        devices=devices or (),
-        everybody=everybody,
-        to=to,
-        title=title,
-        body=body,
-        data=data or (),
-        ttl=ttl,
-    )
-    config = settings.read(None, None, data_dir=data_dir).config
-    client = client_of(config, api=api_url, app=app_id, api_key=api_key)
-    answer = client.push(request, idempotency_key)
-    push_id = str(answer["push_id"])
-    if not as_json:
-        typer.echo(f"push {push_id} accepted")
-        if answer.get("invalid"):
-            left_out = (f"{bad['target']} ({bad['code']})" for bad in answer["invalid"])
-            typer.echo("left out: " + ", ".join(left_out))
-        for note in answer.get("notes") or ():
-            typer.echo(f"note: {note}")
-    if wait > 0:
-        answer["counts"] = watch(
-            client, push_id, wait, (lambda _: None) if as_json else _print_counts
-        )
-    if as_json:
-        typer.echo(json.dumps(answer))
-    return 0
-
-
-def _print_counts(counts: dict[str, Any]) -> None:
-    told = (f"{name} {count}" for name, count in counts.items() if count)
-    typer.echo("  ".join(told) or "no device yet")
-
-
-@app.command()
 def device(
     *,
     state_dir: Annotated[
@@ -274,6 +210,9 @@ def _print_event_plain(event: dict[str, object]) -> None:
 @app.command()
 def status(
     *,
+    all_partitions: Annotated[
+        bool, typer.Option("--partitions", help="All partitions, not only the largest.")
+    ] = False,
     config: ConfigFile = None,
     data_dir: DataDir = None,
     api_url: Api = None,
@@ -281,8 +220,9 @@ def status(
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> int:
-    """Is the service ready, and which processes run? Exit code 0 if it is, 1 if not."""
-    from gateway.cli import settings
+    """Is the service ready, which processes run, how large are its partitions? Exit code 0 if it is
+    ready, 1 if not."""
+    from gateway.cli import partitions, settings
     from gateway.cli.client import ApiProblem, client_of, status_lines
 
     found = settings.read(config, None, data_dir=data_dir).config
@@ -294,10 +234,13 @@ def status(
         answer = {"ready": False, "readyz": str(problem), "status": None}
     pids = _running_pids(found)
     if as_json:
-        typer.echo(json.dumps({"event": "status", **answer, "pids": pids}))
+        told = partitions.rows(answer["status"] or {})
+        summed = {"partitions": told, "total": partitions.total(told)}
+        typer.echo(json.dumps({"event": "status", **answer, "pids": pids, **summed}))
     else:
         typer.echo("ready" if answer["ready"] else f"not ready: {answer['readyz']}")
-        for line in status_lines(answer["status"] or {}, pids or {}):
+        most = None if all_partitions else partitions.MOST
+        for line in status_lines(answer["status"] or {}, pids or {}, most):
             typer.echo(f"  {line}")
     return 0 if answer["ready"] else 1
 

@@ -5,7 +5,7 @@ Pure, and part of the fold: it uses the state and the time it is given, nothing 
 
 import re
 from collections.abc import Mapping
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 from pyroaring import BitMap
@@ -20,7 +20,9 @@ from gateway.audience import (
     PushState,
     Sample,
     Tag,
+    replaced,
 )
+from gateway.audience import leaves as leaves_of
 from gateway.audience_json import from_json
 from gateway.dispatch.accounts import Accounts
 from gateway.dispatch.campaign import EFFECTS, PRECEDENCE, Campaign, Push, Single
@@ -32,6 +34,7 @@ from protocol.ids import split_device_id
 DAY_MS: Final = 86_400_000
 _DAYS: Final = re.compile(r"(active|new):([1-9]|[12][0-9]|30)d")
 _STATES: Final = {name: mark for mark, name in (*PRECEDENCE, *EFFECTS)}
+_NOBODY: Final = Devices(())
 
 
 class Source(Protocol):
@@ -58,16 +61,28 @@ def read(raw: bytes) -> Audience:
         raise AudienceError("audience", f"no JSON: {error}") from error
 
 
-def select(partition: Source, app: int, raw: bytes, ms: int) -> BitMap:
-    """Devices that an audience means at `ms`; a bitmap of the caller's own.
+class Meant(NamedTuple):
+    """Whom an audience means; bitmaps of the caller's own."""
+
+    devices: BitMap
+    personal: BitMap
+    """Those of them that are meant only because of whose they are."""
+
+
+def select(partition: Source, app: int, raw: bytes, ms: int) -> Meant:
+    """Devices that an audience means at `ms`.
 
     Of an audience that this build cannot read: nobody. The API refuses those before they get here.
     """
     try:
         tree = read(raw)
     except AudienceError:
-        return BitMap()
-    return selection(partition, app, ms).select(tree)
+        return Meant(BitMap(), BitMap())
+    devices = selection(partition, app, ms).select(tree)
+    if not any(isinstance(leaf, Bound) for leaf in leaves_of(tree)):
+        return Meant(devices, BitMap())
+    others = replaced(tree, lambda leaf: _NOBODY if isinstance(leaf, Bound) else leaf)
+    return Meant(devices, devices - selection(partition, app, ms).select(others))
 
 
 def selection(partition: Source, app: int, ms: int, clock: Clock | None = None) -> Selection:

@@ -22,6 +22,8 @@ FAILED: Final = device_pb2.FAILED
 EXPIRED: Final = 16
 """Marks below 16 are receipt states; the service's own begin here."""
 STOPPED: Final = 17
+PERSONAL: Final = 24
+"""No state, and counted nowhere: meant only because of whose the device was."""
 
 PRECEDENCE: Final = (
     (RECEIVED, "received"),
@@ -73,6 +75,14 @@ class Single:
 
     def stop(self) -> None:
         self._end(STOPPED)
+
+    def take_back(self, devices: BitMap) -> bool:
+        """Stop it for those it meant as somebody's, who is not theirs any more; True if that changed
+        something."""
+        if not self.marks >> PERSONAL & 1 or self.index not in devices or self.final:
+            return False
+        self.stop()
+        return True
 
     def _end(self, mark: int) -> None:
         if self.is_pending(self.index):
@@ -141,6 +151,14 @@ class Campaign:
     def stop(self) -> None:
         self._mark(STOPPED, self.pending())
 
+    def take_back(self, devices: BitMap) -> bool:
+        """Stop it for those it meant as somebody's, who is not theirs any more; True if that changed
+        something."""
+        personal = self.marks.get(PERSONAL)
+        if not personal or not personal.intersect(devices):
+            return False
+        return self._mark(STOPPED, personal & devices & self.pending())
+
     def is_pending(self, index: int) -> bool:
         return index in self.targeted and not any(
             index in self.marks[mark] for mark, _ in PRECEDENCE if mark in self.marks
@@ -155,7 +173,9 @@ class Campaign:
 
     @property
     def final(self) -> bool:
-        return not self.pending()
+        # Asked with each receipt: mostly the counts tell, without a bitmap of those who are left.
+        marked = sum(len(self.marks[mark]) for mark, _ in PRECEDENCE if mark in self.marks)
+        return marked >= len(self.targeted) and not self.pending()
 
     def counts(self) -> Iterator[tuple[str, int]]:
         """(state, devices) of the law and the effects, and `targeted`; campaigns also `held_out`."""

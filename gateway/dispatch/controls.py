@@ -35,7 +35,8 @@ class Controls:
     def remember(self, control: log_pb2.Control, ms: int) -> None:
         """A decision about a push that is not known here. The last one counts, but for a stop."""
         before = self.early.get(control.push_id)
-        stopped = control.action == log_pb2.STOP or (before is not None and before.stopped)
+        was_stopped = before is not None and before.app == control.app and before.stopped
+        stopped = control.action == log_pb2.STOP or was_stopped
         paused = control.action == log_pb2.PAUSE
         for push_id in [i for i, early in self.early.items() if early.until_ms <= ms]:
             del self.early[push_id]

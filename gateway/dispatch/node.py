@@ -10,19 +10,26 @@ import structlog
 from gateway.config import Config
 from gateway.dispatch import fanouts
 from gateway.dispatch.assignment import share_of
+from gateway.dispatch.binding import Binding
 from gateway.dispatch.contents import Contents
+from gateway.dispatch.controlling import Controlling
+from gateway.dispatch.explaining import Explaining
 from gateway.dispatch.links import Links
 from gateway.dispatch.owned import Owned, Surroundings
 from gateway.dispatch.partition import Effects
+from gateway.dispatch.peers import Peers
+from gateway.dispatch.permits import Permits
 from gateway.dispatch.queries import Queries
 from gateway.dispatch.tagging import Tagging, TagLimits
-from gateway.metrics import Sample, process_samples
+from gateway.loopstall import LoopStall
+from gateway.metrics import Sample, encode_stats, process_samples
+from gateway.rpc import Handler, Method
 from gateway.store import leases, ownership
 from gateway.store.client import Store
 from gateway.store.clock import StoreClock
 from gateway.store.errors import Fenced, ProducerFull, StoreError, StoreUnavailable, Trimmed
 from gateway.store.leases import Holder, Lease, Roster
-from gateway.store.log import Entry, LogReader, Pace
+from gateway.store.log import Entry, LogReader, Pace, length
 from gateway.store.pushes import push_producer
 from protocol.schema import log_pb2, rpc_pb2
 
@@ -56,8 +63,14 @@ class Node:
         self.links = Links(secret, self._on_link_up, self._on_link_down)
         self.contents = Contents(store, config.dispatch.content_cache_bytes)
         self.queries = Queries(store, self.owned, self.may_act, clock.now_ms)
+        self.explaining = Explaining(store, self.owned, self.may_act, clock.now_ms)
         limits = TagLimits(config.dispatch.tags_per_device, config.dispatch.tags_per_app)
         self.tagging = Tagging(self.owned, limits)
+        per_account = config.dispatch.devices_per_account
+        self.binding = Binding(store, self.owned, self.may_act, per_account)
+        self.controlling = Controlling(self.owned, self.may_act)
+        self.peers = Peers(secret)
+        self.permits = Permits(store, lease.identity, self.owned, self.may_act, self.peers)
         self._reader = LogReader(reader_store)
         self._around = Surroundings(
             config.dispatch,
@@ -72,6 +85,7 @@ class Node:
         self._seqs: dict[int, int] = {}
         self._declared: set[tuple[int, int, int]] = set()
         """(partition, edge, start) of ends that this node has written to a log"""
+        self.loop_stall = LoopStall()
         self.records_total = 0
         self.takeovers_total = 0
         self.fanouts_total = 0
@@ -79,6 +93,23 @@ class Node:
     def may_act(self) -> bool:
         """An owner past its own lease deadline sends and answers nothing."""
         return self._lease.valid
+
+    def handlers(self) -> dict[Method, Handler]:
+        """What this node answers to other processes."""
+        return {
+            Method.COUNTS: self.queries.counts,
+            Method.DEVICE: self.queries.device,
+            Method.AUDIENCE: self.queries.audience,
+            Method.CUT: self.queries.cut,
+            Method.TAG: self.tagging.tag,
+            Method.CONTROL: self.controlling.control,
+            Method.ACCOUNT: self.binding.account,
+            Method.HOLDER: self.binding.holder,
+            Method.LOOKUP: self.binding.lookup,
+            Method.PERMIT: self.permits.permit,
+            Method.LEDGER: self.explaining.ledger,
+            Method.STATS: lambda _: encode_stats("node", self.samples()),
+        }
 
     async def run(self) -> None:
         """Until cancelled, or LeaseLost."""
@@ -89,18 +120,21 @@ class Node:
             group.create_task(self._run_timers())
             group.create_task(self._housekeeping())
             group.create_task(self._write_snapshots())
+            group.create_task(self.loop_stall.watch())
+            group.create_task(self.permits.run())
 
     async def stop(self) -> None:
         """Let go of everything. Snapshots shorten the next owner's replay; they are not needed."""
         try:
             for owned in self.owned.values():
-                if owned.live and owned.log_lag:
+                if owned.live and owned.snapshotting.replay_records:
                     await owned.snapshot()
         finally:
             for owned in self.owned.values():
                 owned.stop()
             self._pushes.close()
             await self.links.close()
+            await self.peers.close()
 
     # Who lives, and what is ours.
 
@@ -110,6 +144,7 @@ class Node:
                 await self.roster.poll()
                 now_ms = self._clock.now_ms()
                 self.links.follow(self.roster.live("edge", now_ms))
+                self.peers.follow(self.roster.live("node", now_ms))
                 await self._take_share(now_ms)
                 await self._declare_dead_edges(now_ms)
                 for holder in self.roster.expired_others(now_ms):
@@ -280,6 +315,7 @@ class Node:
 
     async def _keep_house(self, owned: Owned) -> None:
         try:
+            owned.log_length = await length(self._store, owned.p)
             await owned.append_due()
             await owned.drop_contents()
             await self._complete_fanouts(owned.p)
@@ -309,6 +345,7 @@ class Node:
     def samples(self) -> Iterable[Sample]:
         yield from process_samples()
         live = [owned for owned in self.owned.values() if owned.live]
+        yield "columba_loop_stall_seconds", {}, self.loop_stall.largest_s
         yield "columba_partitions", {"state": "live"}, len(live)
         yield "columba_partitions", {"state": "loading"}, len(self.owned) - len(live)
         yield "columba_links", {}, len(self.links.up)
@@ -325,6 +362,7 @@ class Node:
         boxes = [box for owned in live for box in owned.partition.inbox.values()]
         yield "columba_pending_singles", {}, sum(map(len, boxes))
         yield "columba_queue_items", {"queue": "sends"}, sum(o.queued for o in live)
+        yield "columba_paced_devices", {}, sum(len(o.sending.held) for o in live)
         for owned in live:
             yield from _partition_samples(owned)
 
@@ -333,9 +371,13 @@ def _partition_samples(owned: Owned) -> Iterable[Sample]:
     """How large one partition is."""
     partition, labels = owned.partition, {"partition": str(owned.p)}
     yield "columba_partition_devices", labels, sum(map(len, partition.apps.values()))
+    yield "columba_partition_online", labels, sum(map(len, partition.online.values()))
     yield "columba_partition_tags", labels, len(partition.tags.own) + len(partition.tags.bound)
     yield "columba_partition_pushes", labels, len(partition.pushes)
-    yield "columba_partition_bytes", labels, partition.estimated_bytes()
-    yield "columba_partition_log_records", labels, owned.log_lag
+    yield "columba_partition_bytes", labels, owned.snapshotting.footprint.bytes
+    yield "columba_partition_log_length", labels, owned.log_length
+    yield "columba_partition_replay_records", labels, owned.snapshotting.replay_records
+    yield "columba_partition_snapshot_seconds", labels, owned.snapshots.last.seconds
+    yield "columba_partition_snapshot_bytes", labels, owned.snapshots.last.bytes
     age_s = time.monotonic() - owned.snapshots.written_at
     yield "columba_partition_snapshot_age_seconds", labels, age_s

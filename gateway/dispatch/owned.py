@@ -14,11 +14,14 @@ from pyroaring import BitMap
 
 from gateway.config import Dispatch
 from gateway.dispatch import pieces
+from gateway.dispatch.campaign import PERSONAL, Campaign, Single
 from gateway.dispatch.contents import Contents, message_frame, remaining_s
 from gateway.dispatch.links import Links
 from gateway.dispatch.partition import Effects, Partition
 from gateway.dispatch.retention import Keeping, Retention
 from gateway.dispatch.sending import Pacing, Send, Sending
+from gateway.dispatch.snapshotting import Snapshotting
+from gateway.slices import in_slices
 from gateway.store import ownership
 from gateway.store import pushes as store_pushes
 from gateway.store.client import Store
@@ -60,14 +63,15 @@ class Owned:
     def __init__(self, p: int, fence: int, seq: int, around: Surroundings) -> None:
         self.p = p
         self.fence = fence
+        self.taken_at = time.monotonic()
+        """Not before the fence was taken."""
         self.seq = seq
         """Of this node's last own append to the partition's log."""
         self._around = around
-        self._begin(Partition(p))
         self.snapshots = Snapshots(around.store, p, fence)
-        self._records_at_snapshot = 0
-        self._dirty_before: set[str] | None = None
-        """What had changed at the last snapshot; None before our first one, which is complete."""
+        self._begin(Partition(p))
+        self.log_length = 0
+        """Entries in the store when it was last asked: those since the last snapshot but one."""
         self.live = False
         """Replayed up to where the log ended when we took over: from then on we send."""
         self._live_from = (0, 0)
@@ -90,6 +94,7 @@ class Owned:
             partition,
             Pacing(config.resend_s, config.resend_max_s, config.not_there_s, config.window),
         )
+        self.snapshotting = Snapshotting(partition, self.snapshots, config)
         self._retention = Retention(
             partition,
             Keeping(config.live_only_s, config.keep_s, config.keep_counts_s, config.keep_bytes),
@@ -101,7 +106,8 @@ class Owned:
         while (snapshot := await self.snapshots.load()) is not None:
             partition = Partition(self.p)
             try:
-                pieces.restore(partition, snapshot.position, snapshot.pieces)
+                # Nobody knows this object yet; other partitions of the node have their turn meanwhile.
+                await in_slices(pieces.restoring(partition, snapshot.position, snapshot.pieces))
             # Whatever a piece that passed its checksum does to its decoder: the one before it gets its turn.
             except Exception as error:
                 await self.snapshots.set_aside(f"cannot be restored: {error!r}")
@@ -110,6 +116,8 @@ class Owned:
                 break
         else:
             await self._rebuild()
+        await in_slices(map(self._retention.add, self.partition.singles()))
+        await in_slices(self.snapshotting.footprint.look())
         self._old_contents = await store_pushes.content_ids(store, self.p)
         self._live_from = position_key(await tail(store, self.p))
         self._sender = asyncio.create_task(self._run_sender())
@@ -142,11 +150,14 @@ class Owned:
         if self.live or position_key(self.partition.position) < self._live_from:
             return
         self.live = True
-        for push in self.partition.pushes.values():
+        for (
+            push
+        ) in self.partition.others():  # singles are watched since the load, one after the other
             self._retention.add(push)
         pushes = self.partition.pushes
         self._finals += [i for i in self._old_contents if i not in pushes or pushes[i].final]
         self._old_contents.clear()
+        self.sending.on_live()
         for edge in self._around.links.up:
             self.on_link_up(edge)
 
@@ -165,17 +176,23 @@ class Owned:
         for push_id, content in effects.contents.items():
             self._around.contents.put(push_id, content)
         if not self.live:
+            for push in effects.fresh:
+                if isinstance(push, Single):
+                    self._retention.add(push)
             self._go_live_if_caught_up()
             return effects
         now = time.monotonic()
         self.late_receipts_total += effects.late_receipts
         self._finals += effects.final
+        self.sending.on_final(effects.final)
         if effects.arrived:
             self._queue(self.sending.on_arrived(effects.arrived, now))
         for push in effects.fresh:
             self._retention.add(push)
         if effects.fresh:
             self._queue(self.sending.on_fresh(effects.fresh, now))
+        if effects.resumed:
+            self._queue(self.sending.on_resumed(effects.resumed, now))
         if effects.receipted:
             self._queue(self.sending.on_receipted(effects.receipted, now))
         return effects
@@ -193,6 +210,14 @@ class Owned:
         due = self.sending.next_timer()
         if self.live and due is not None and due <= now:
             self._queue(self.sending.on_timer(now))
+
+    def release(self, push_id: int, count: int) -> int:
+        """Permits for `count` devices of a paced push; returns how many were let go."""
+        if not self.live:
+            return 0
+        sends = self.sending.release(push_id, count, time.monotonic())
+        self._queue(sends)
+        return sum(len(send.devices) for send in sends)
 
     def _queue(self, sends: Sequence[Send]) -> None:
         if not sends:
@@ -247,8 +272,15 @@ class Owned:
             return
         now_ms = self._around.now_ms()
         by_edge: dict[int, list[Send]] = {}
+        withdrawn = []
         for send in batch:
-            by_edge.setdefault(send.edge, []).append(send)
+            # A pause, a stop, or that a device is no longer its account's, may have been folded since.
+            if send.push.push_id in self.partition.controls.paused:
+                withdrawn.append(send)
+            elif self.sending.is_open(send.push):
+                by_edge.setdefault(send.edge, []).append(_still_theirs(send))
+        if withdrawn:
+            self._queue(self.sending.on_withdrawn(withdrawn, time.monotonic()))
         frames: dict[int, bytes] = {}
         for edge, sends in by_edge.items():
             self._deliver(edge, sends, found, frames, now_ms)
@@ -363,35 +395,21 @@ class Owned:
     # Snapshots.
 
     def snapshot_due(self, now: float) -> bool:
-        records = self.partition.records - self._records_at_snapshot
-        config = self._around.config
-        return self.live and (
-            records >= config.snapshot_records
-            or (records > 0 and now - self.snapshots.written_at >= config.snapshot_s)
-        )
+        return self.live and self.snapshotting.due(now)
 
     async def snapshot(self) -> None:
         """Write what changed since the last one and trim the log."""
-        records = self.partition.records
-        dirty = set(self.partition.dirty)
-        complete = self._dirty_before is None
-        before = self._dirty_before or pieces.names(self.partition)
-        frozen = pieces.freeze(self.partition, dirty | before)
         try:
-            await self.snapshots.write(
-                frozen.position, frozen.pieces(), frozen.removed, complete=complete
-            )
+            await self.snapshotting.write()
         except StoreError as error:
-            self.partition.dirty |= dirty  # not written: still to do
             if isinstance(error, Fenced):
                 self.deposed = True
             _log.warning("snapshot not written", partition=self.p, reason=str(error))
-            self.snapshots.written_at = time.monotonic()
-            return
-        self._records_at_snapshot = records
-        self._dirty_before = dirty
 
-    @property
-    def log_lag(self) -> int:
-        """Records folded since the last snapshot."""
-        return self.partition.records - self._records_at_snapshot
+
+def _still_theirs(send: Send) -> Send:
+    """Without devices that have left the account as whose they were meant."""
+    push = send.push
+    if isinstance(push, Campaign) and PERSONAL in push.marks:
+        return send._replace(devices=send.devices & push.pending())
+    return send

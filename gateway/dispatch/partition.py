@@ -6,14 +6,15 @@ later build, gives the same state. Folding is idempotent: sets, epochs, change n
 """
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from pyroaring import BitMap
 
 from gateway.dispatch.accounts import Accounts
-from gateway.dispatch.audiences import DAY_MS, select
-from gateway.dispatch.campaign import Campaign, Push, Single, Tally
+from gateway.dispatch.audiences import DAY_MS, Meant, select
+from gateway.dispatch.campaign import PERSONAL, Campaign, Push, Single, Tally
+from gateway.dispatch.changes import SINGLES_BLOCK, Changes
 from gateway.dispatch.controls import Controls
 from gateway.dispatch.sampling import sample
 from gateway.dispatch.tags import Tags
@@ -24,8 +25,6 @@ MOST_DAYS: Final = 31
 """So far back an audience may ask who was active, or new (today included)."""
 _ROW_BYTES: Final = 220
 """A finished single and its dict entry, measured; for the byte cap."""
-SINGLES_BLOCK: Final = 10
-"""Shift: 1,024 singles (by order) make one piece of a snapshot, which takes some 5 ms to write down."""
 
 
 class Effects:
@@ -82,14 +81,16 @@ class Partition:
         """Those with pending devices, in the order of the log."""
         self.inbox: dict[int, list[Single]] = {}
         """index -> pending singles, in the order of the log"""
-        self.dirty: set[str] = set()
-        """Pieces of a snapshot that changed since the last one."""
-        self.tags = Tags(self.dirty)
-        self.accounts = Accounts(self.dirty)
+        self.changes = Changes()
+        """Told before anything below it, or in this object, changes."""
+        self.tags = Tags(self.changes)
+        self.accounts = Accounts(self.changes)
         self.controls = Controls()
         self._campaign_bytes = 0
         self._singles: dict[int, list[int]] = {}
         """block -> push ids of singles"""
+        self._others: set[int] = set()
+        """Push ids of campaigns and tallies."""
 
     # Questions.
 
@@ -118,6 +119,19 @@ class Partition:
         found = (self.pushes.get(push_id) for push_id in self._singles.get(block, ()))
         return [push for push in found if isinstance(push, Single)]
 
+    def pieces_of_pushes(self) -> set[str]:
+        """Names of the pieces that hold pushes."""
+        singles = {f"singles/{block}" for block in self._singles}
+        return singles | {f"campaigns/{push_id}" for push_id in self._others}
+
+    def singles(self) -> Iterator[Single]:
+        """All of them; nothing may be folded meanwhile."""
+        return (push for push in self.pushes.values() if isinstance(push, Single))
+
+    def others(self) -> list[Push]:
+        """Campaigns and tallies: few, where singles are many."""
+        return [self.pushes[push_id] for push_id in self._others]
+
     def estimated_bytes(self) -> int:
         """Memory of rows of pushes, estimated; asked every second, so it is kept, not summed up."""
         return len(self.pushes) * _ROW_BYTES + self._campaign_bytes
@@ -142,7 +156,8 @@ class Partition:
         for change in message.accounts:
             self.accounts.fold_change(change)
         for holder in message.holders:
-            self.accounts.fold_holder(holder, self.devices_of(holder.app))
+            left = self.accounts.fold_holder(holder, self.devices_of(holder.app))
+            self._take_back(left, effects)
         for push in message.pushes:
             self._fold_push(push, ms, effects)
         for down in message.edges_down:
@@ -182,18 +197,19 @@ class Partition:
             effects.arrived &= here
 
     def _note_day(self, days: dict[int, BitMap], name: str, day: int) -> BitMap:
-        """The bitmap of a day; days that no audience can ask for any more go."""
+        """The bitmap of a day, to be changed; days that no audience can ask for any more go."""
+        self.changes.touch(f"{name}/{day}")
         found = days.get(day)
         if found is None:
             found = days[day] = BitMap()
             for old in [d for d in days if d <= day - MOST_DAYS]:
+                self.changes.touch(f"{name}/{old}")
                 del days[old]
-                self.dirty.add(f"{name}/{old}")
-        self.dirty.add(f"{name}/{day}")
         return found
 
     def _online_at(self, edge: int) -> BitMap:
-        self.dirty.add(f"online/{edge}")
+        """The bitmap of an edge, to be changed."""
+        self.changes.touch(f"online/{edge}")
         here = self.online.get(edge)
         if here is None:
             here = self.online[edge] = BitMap()
@@ -210,8 +226,8 @@ class Partition:
             devices = self.apps[app] = BitMap()
         if index in devices:
             return False
+        self.changes.touch(f"apps/{app}")
         devices.add(index)
-        self.dirty.add(f"apps/{app}")
         return True
 
     def _fold_receipts(self, receipts: log_pb2.Receipts, effects: Effects) -> None:
@@ -221,9 +237,10 @@ class Partition:
         if push is None:
             effects.late_receipts += len(indexes)
             return
+        piece = self.changes.foresee_push(push)
         if not push.receipts(receipts.state, indexes):
-            return
-        self._touch(push)
+            return  # a repetition
+        self.changes.dirty.add(piece)
         self._settle(push, effects)
 
     def _settle(self, push: Push, effects: Effects) -> None:
@@ -247,18 +264,18 @@ class Partition:
             return  # a fan-out that two processes completed
         self.order += 1
         accepted_ms = record.accepted_ms or ms
-        if len(record.index) == 1 and not record.audience and not record.accepted_ms:
+        alone = len(record.index) == 1 and not record.audience and not record.accepted_ms
+        if alone and not record.holdout:  # only a campaign has somebody held out
             push = self._single(record, accepted_ms)
         else:
             push = self._campaign(record, accepted_ms)
-        self.pushes[push.push_id] = push
-        self._touch(push)
+        self.changes.touch_push(push, comes=True)
+        self._keep(push)
         effects.fresh.append(push)
         if record.content:
             effects.contents[push.push_id] = record.content
         if isinstance(push, Campaign):
             self.campaigns[push.push_id] = push
-            self._campaign_bytes += _bytes_of(push)
             self._settle(push, effects)  # an audience of nobody is final at once
         early = self.controls.take(push.push_id, push.app)
         if early is not None:
@@ -269,15 +286,22 @@ class Partition:
         if record.ttl_s == 0 and self.edge_of(index) == OFFLINE:
             # Only who is connected now: nobody.
             return self._campaign(record, accepted_ms)
+        return self._alone(record, accepted_ms, index)
+
+    def _alone(self, record: log_pb2.Push, accepted_ms: int, index: int) -> Single:
         push = Single(record.push_id, record.app, record.ttl_s, accepted_ms, self.order, index)
         self.inbox.setdefault(index, []).append(push)
-        self._singles.setdefault(self.order >> SINGLES_BLOCK, []).append(push.push_id)
         return push
 
-    def _campaign(self, record: log_pb2.Push, accepted_ms: int) -> Campaign:
-        targeted = self._audience(record, accepted_ms)
+    def _campaign(self, record: log_pb2.Push, accepted_ms: int) -> Push:
+        targeted, personal = self._audience(record, accepted_ms)
         if record.ttl_s == 0:
             targeted &= BitMap.union(BitMap(), *self.online.values())
+        alone = len(targeted) == 1 and not record.accepted_ms and not record.holdout
+        if alone and targeted[0] in personal:  # most pushes to an account
+            single = self._alone(record, accepted_ms, targeted[0])
+            single.marks = 1 << PERSONAL
+            return single
         push = Campaign(record.push_id, record.app, record.ttl_s, accepted_ms, self.order, targeted)
         push.home, push.in_record = record.home, record.accepted_ms > 0
         push.speed = record.speed
@@ -287,12 +311,27 @@ class Partition:
             part = sample(record.holdout, f"holdout {record.push_id}", self.number, size)
             push.held_out = targeted & part
             targeted -= push.held_out
+        if personal.intersect(targeted):
+            push.marks[PERSONAL] = personal & targeted
         return push
 
-    def _audience(self, record: log_pb2.Push, ms: int) -> BitMap:
+    def _audience(self, record: log_pb2.Push, ms: int) -> Meant:
         if record.audience:
             return select(self, record.app, record.audience, ms)
-        return self.devices_of(record.app) & BitMap(record.index)
+        return Meant(self.devices_of(record.app) & BitMap(record.index), BitMap())
+
+    def _take_back(self, left: BitMap, effects: Effects) -> None:
+        """Devices have left an account: what waits for them as its devices is not theirs any more."""
+        if not left:
+            return
+        waiting: list[Single | Campaign] = [s for i in left for s in self.inbox.get(i, ())]
+        theirs = (c for c in self.campaigns.values() if PERSONAL in c.marks)
+        waiting += [campaign for campaign in theirs if campaign.marks[PERSONAL].intersect(left)]
+        for push in waiting:
+            piece = self.changes.foresee_push(push)
+            if push.take_back(left):
+                self.changes.dirty.add(piece)
+                self._settle(push, effects)
 
     def _fold_control(self, control: log_pb2.Control, ms: int, effects: Effects) -> None:
         push = self.pushes.get(control.push_id)
@@ -305,8 +344,8 @@ class Partition:
     def _apply(self, push: Push, paused: bool, stopped: bool, effects: Effects) -> None:
         was_paused = push.push_id in self.controls.paused
         if stopped:
+            self.changes.touch_push(push)
             push.stop()
-            self._touch(push)
             self._settle(push, effects)
         if push.final:
             self.controls.paused.discard(push.push_id)
@@ -317,8 +356,8 @@ class Partition:
             effects.resumed.append(push)
 
     def _fold_edge_down(self, down: log_pb2.EdgeDown, effects: Effects) -> None:
+        self.changes.touch(f"online/{down.edge}")
         devices = self.online.pop(down.edge, BitMap())
-        self.dirty.add(f"online/{down.edge}")
         for index in devices:
             self.location[index] = OFFLINE
         effects.ended.append((down.edge, down.start, devices))
@@ -327,36 +366,41 @@ class Partition:
         for push_id in due.expired:
             push = self.pushes.get(push_id)
             if push is not None:
+                self.changes.touch_push(push)
                 push.expire()
-                self._touch(push)
                 self._settle(push, effects)
         for push_id in due.shrunk:
             push = self.pushes.get(push_id)
             if isinstance(push, Campaign) and push.final:
-                self._touch(push)
+                self.changes.touch_push(push)
                 self._campaign_bytes -= _bytes_of(push)
                 self.pushes[push_id] = Tally(push)
         for push_id in due.forgotten:
             push = self.pushes.get(push_id)
             if push is not None and push.final:
-                self._touch(push)
-                del self.pushes[push_id]
-                if isinstance(push, Campaign):
-                    self._campaign_bytes -= _bytes_of(push)
-                if isinstance(push, Single):
-                    block = push.order >> SINGLES_BLOCK
-                    self._singles[block].remove(push_id)
-                    if not self._singles[block]:
-                        del self._singles[block]
+                self.changes.touch_push(push)
+                self._drop(push)
 
-    def piece_of(self, push: Push) -> str:
-        """Name of the snapshot's piece that holds a push."""
+    def _keep(self, push: Push) -> None:
+        self.pushes[push.push_id] = push
         if isinstance(push, Single):
-            return f"singles/{push.order >> SINGLES_BLOCK}"
-        return f"campaigns/{push.push_id}"
+            self._singles.setdefault(push.order >> SINGLES_BLOCK, []).append(push.push_id)
+            return
+        self._others.add(push.push_id)
+        if isinstance(push, Campaign):
+            self._campaign_bytes += _bytes_of(push)
 
-    def _touch(self, push: Push) -> None:
-        self.dirty.add(self.piece_of(push))
+    def _drop(self, push: Push) -> None:
+        del self.pushes[push.push_id]
+        if isinstance(push, Single):
+            block = push.order >> SINGLES_BLOCK
+            self._singles[block].remove(push.push_id)
+            if not self._singles[block]:
+                del self._singles[block]
+            return
+        self._others.discard(push.push_id)
+        if isinstance(push, Campaign):
+            self._campaign_bytes -= _bytes_of(push)
 
     # Restoring (gateway.dispatch.pieces).
 
@@ -373,16 +417,14 @@ class Partition:
             self.location[index] = edge
 
     def restore_push(self, push: Push) -> None:
-        """In ascending order, so that what is pending stands in the order of the log."""
-        self.pushes[push.push_id] = push
+        """Singles in ascending order, and campaigns, so that what is pending stands in the log's."""
+        self._keep(push)
+        if push.final:
+            return
         if isinstance(push, Single):
-            self._singles.setdefault(push.order >> SINGLES_BLOCK, []).append(push.push_id)
-            if not push.final:
-                self.inbox.setdefault(push.index, []).append(push)
+            self.inbox.setdefault(push.index, []).append(push)
         elif isinstance(push, Campaign):
-            self._campaign_bytes += _bytes_of(push)
-            if not push.final:
-                self.campaigns[push.push_id] = push
+            self.campaigns[push.push_id] = push
 
     def reserve(self, index: int) -> None:
         """Make room in `location` up to this index."""

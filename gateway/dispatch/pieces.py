@@ -1,24 +1,30 @@
 """A partition's state cut into pieces for a snapshot, and put together again.
 
-`freeze` takes copies at one position without serialising what is large in Python; `Frozen.pieces`
-serialises piece by piece, so that the fold can go on in between.
+A snapshot is the state at exactly one position, and nothing waits for it. `freeze` only notes which
+pieces are wanted; each is serialised when its turn comes, beside the fold, and one that the fold is about
+to change before that is copied first (`gateway.dispatch.changes`). So what a turn of the loop costs is
+the largest piece, not the state. `restoring` puts a state together piece by piece as well.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any, Final, Self
 
 import msgspec
 from pyroaring import BitMap
 
 from gateway.dispatch.campaign import Campaign, Push, Single, Tally
+from gateway.dispatch.changes import WHOLE, Row
 from gateway.dispatch.controls import Early
 from gateway.dispatch.partition import Partition
 from gateway.dispatch.tags import Profile
 from protocol.schema import log_pb2
 
 _META: Final = "meta"
-_Lists = dict[str, tuple[int, ...]]
-_Holders = dict[int, str]
+_Lists = dict[str, bytes]
+_Holders = dict[int, bytes]
+_Profiles = dict[int, Profile]
+_Maker = Callable[[], bytes]
+_Rows = dict[int | str, Any]
 
 
 class Meta(msgspec.Struct, frozen=True):
@@ -27,17 +33,55 @@ class Meta(msgspec.Struct, frozen=True):
     early: dict[int, Early] = {}
 
 
-class Frozen(NamedTuple):
-    """What changed since the last snapshot, as it stood at `position`."""
+class Frozen:
+    """Pieces of a partition as they stand at `position`, while the fold goes on; a context manager.
 
-    position: str
-    makers: list[tuple[str, Callable[[], bytes]]]
-    """(name, serialise)"""
-    removed: list[str]
+    One at a time: a partition knows only the last one that was made.
+    """
 
-    def pieces(self) -> Iterator[tuple[str, bytes]]:
-        for name, make in self.makers:
-            yield name, make()
+    def __init__(self, partition: Partition, wanted: Collection[str]) -> None:
+        self.position = partition.position
+        self._partition = partition
+        self._unwritten = dict.fromkeys(wanted)
+        """Those of which the partition's own state is still that of `position`."""
+        self._copies: dict[str, _Maker | None] = {}
+        """Of those that have changed since as a whole."""
+        self._rows: dict[str, _Rows] = {}
+        """piece -> rows that have changed since, as they were"""
+        controls = partition.controls
+        meta = Meta(partition.order, sorted(controls.paused), dict(controls.early))
+        self._copies[_META] = lambda: msgspec.json.encode(meta)
+        partition.changes.keeper = self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is copied any more; `pieces` has ended, or is not asked again."""
+        if self._partition.changes.keeper is self:
+            self._partition.changes.keeper = None
+
+    def pieces(self) -> Iterator[tuple[str, bytes | None]]:
+        """(name, blob), None where nothing is left of a piece. Records may be folded between two."""
+        while self._copies or self._unwritten:
+            if self._copies:  # first, so that their memory goes
+                name, maker = self._copies.popitem()
+            else:
+                name, _ = self._unwritten.popitem()
+                maker = _maker(self._partition, name, self._rows.pop(name, {}))
+            yield name, None if maker is None else maker()
+            if self._partition.changes.keeper is not self:
+                raise RuntimeError("nobody has kept what these pieces were")
+
+    def keep(self, piece: str, row: Row, old: Any) -> None:
+        """For `gateway.dispatch.changes`."""
+        if piece not in self._unwritten:
+            return
+        if row is WHOLE:
+            del self._unwritten[piece]
+            self._copies[piece] = _maker(self._partition, piece, {})
+        else:
+            self._rows.setdefault(piece, {}).setdefault(row, old)
 
 
 def names(partition: Partition) -> set[str]:
@@ -50,70 +94,71 @@ def names(partition: Partition) -> set[str]:
     found |= {f"profiles/{block}" for block in partition.tags.profiles}
     found |= {f"accounts/{block}" for block in partition.accounts.lists}
     found |= {f"holders/{block}" for block in partition.accounts.holders}
-    for push in partition.pushes.values():
-        found.add(partition.piece_of(push))
-    return found
+    return found | partition.pieces_of_pushes()
 
 
-def freeze(partition: Partition, wanted: set[str] | None = None) -> Frozen:
-    """Copies of the wanted pieces (the dirty ones, if none are named); what gets dirty from here on
-    is collected for the next snapshot."""
-    makers: list[tuple[str, Callable[[], bytes]]] = []
-    removed: list[str] = []
-    controls = partition.controls
-    meta = Meta(partition.order, sorted(controls.paused), dict(controls.early))
-    makers.append((_META, lambda: msgspec.json.encode(meta)))
-    for name in sorted(partition.dirty if wanted is None else wanted):
-        maker = _maker(partition, name)
-        if maker is None:
-            removed.append(name)
-        else:
-            makers.append((name, maker))
-    partition.dirty.clear()
-    return Frozen(partition.position, makers, removed)
+def freeze(partition: Partition, wanted: Collection[str] | None = None) -> Frozen:
+    """The wanted pieces (the dirty ones, if none are named) as they stand now; what gets dirty from here
+    on is collected for the next snapshot."""
+    frozen = Frozen(partition, partition.changes.dirty if wanted is None else wanted)
+    partition.changes.dirty.clear()
+    return frozen
 
 
-def restore(partition: Partition, position: str, pieces: dict[str, bytes]) -> None:
-    """Put a freshly made partition into the state of a snapshot. Any exception: it is unreadable."""
+def restore(partition: Partition, position: str, pieces: Mapping[str, bytes]) -> None:
+    """`restoring` in one go."""
+    for _ in restoring(partition, position, pieces):
+        pass
+
+
+def restoring(partition: Partition, position: str, pieces: Mapping[str, bytes]) -> Iterator[None]:
+    """Put a freshly made partition into the state of a snapshot, in steps of a few milliseconds; it is
+    of use after the last one. Any exception: the snapshot is unreadable."""
     meta = msgspec.json.decode(pieces[_META], type=Meta)
     partition.order = meta.order
     partition.controls.paused.update(meta.paused)
     partition.controls.early.update(meta.early)
-    pushes: list[Push] = []
+    campaigns: list[Push] = []
+    blocks: list[int] = []
     for name, blob in pieces.items():
+        yield
         kind, _, rest = name.partition("/")
         if kind == "apps":
             partition.apps[int(rest)] = BitMap.deserialize(blob)
         elif kind == "online":
             partition.restore_online(int(rest), BitMap.deserialize(blob))
         elif kind == "bound":
-            partition.tags.restore_bound(rest, BitMap.deserialize(blob))
+            yield from partition.tags.restore_bound(rest, BitMap.deserialize(blob))
         elif kind == "seen":
             partition.seen[int(rest)] = BitMap.deserialize(blob)
         elif kind == "born":
             partition.born[int(rest)] = BitMap.deserialize(blob)
         elif kind == "profiles":
-            for profile in log_pb2.Record.FromString(blob).profiles:
-                partition.tags.restore_profile(profile.index, profile.change, profile.tags)
+            yield from partition.tags.restore_profiles(_read_profiles(blob))
         elif kind == "accounts":
             partition.accounts.restore_lists(int(rest), msgspec.json.decode(blob, type=_Lists))
         elif kind == "holders":
             partition.accounts.restore_holders(int(rest), msgspec.json.decode(blob, type=_Holders))
         elif kind == "campaigns":
-            pushes.append(_read_campaign(blob))
+            campaigns.append(_read_campaign(blob))
         elif kind == "singles":
-            pushes += _read_singles(blob)
-    for push in sorted(pushes, key=lambda push: push.order):
+            blocks.append(int(rest))
+    for block in sorted(blocks):
+        yield
+        for push in _read_singles(pieces[f"singles/{block}"]):
+            partition.restore_push(push)
+    for push in sorted(campaigns, key=lambda push: push.order):
+        yield
         partition.restore_push(push)
     for devices in partition.apps.values():
         if devices:
             partition.reserve(devices.max())
     partition.position = position
-    partition.dirty.clear()
+    partition.changes.dirty.clear()
 
 
-def _maker(partition: Partition, name: str) -> Callable[[], bytes] | None:
-    """Serialiser of a frozen copy of one piece; None if there is nothing left of it."""
+def _maker(partition: Partition, name: str, old: _Rows) -> _Maker | None:
+    """Serialiser of a copy of one piece, with some rows as they were; None if nothing is left of it."""
     kind, _, rest = name.partition("/")
     by_number = {
         "apps": partition.apps,
@@ -125,18 +170,13 @@ def _maker(partition: Partition, name: str) -> Callable[[], bytes] | None:
         bound = partition.tags.bound
         devices = bound.get(rest) if by_number is None else by_number.get(int(rest))
         return _bitmap_maker(devices) if devices else None
-    if kind == "profiles":
-        rows = partition.tags.profiles.get(int(rest), {}).copy()
-        return lambda: _write_profiles(rows)
-    if kind == "accounts":
-        lists = partition.accounts.lists.get(int(rest), {}).copy()
-        return (lambda: msgspec.json.encode(lists)) if lists else None
-    if kind == "holders":
-        holders = partition.accounts.holders.get(int(rest), {}).copy()
-        return (lambda: msgspec.json.encode(holders)) if holders else None
     if kind == "singles":
-        singles = [_row(single) for single in partition.singles_of(int(rest))]
-        return (lambda: _write_singles(singles)) if singles else None
+        marked = {s.push_id: (s, s.marks) for s in partition.singles_of(int(rest))}
+        singles = _as_they_were(marked, old)
+        return (lambda: _write_singles(singles.values())) if singles else None
+    if kind in ("profiles", "accounts", "holders"):
+        rows = _as_they_were(_rows_of(partition, kind, int(rest)), old)
+        return (lambda: msgspec.json.encode(rows)) if rows else None
     push = partition.pushes.get(int(rest))
     match push:
         case Campaign():
@@ -146,38 +186,50 @@ def _maker(partition: Partition, name: str) -> Callable[[], bytes] | None:
     return None
 
 
-def _bitmap_maker(devices: BitMap) -> Callable[[], bytes]:
+def _rows_of(partition: Partition, kind: str, block: int) -> Mapping[Any, Any]:
+    if kind == "profiles":
+        return partition.tags.profiles_in(block)
+    if kind == "accounts":
+        return partition.accounts.lists.get(block, {})
+    return partition.accounts.holders.get(block, {})
+
+
+def _as_they_were(rows: Mapping[Any, Any], old: _Rows) -> dict[Any, Any]:
+    found = dict(rows)
+    for row, before in old.items():
+        if before is None:
+            found.pop(row, None)  # it came later
+        else:
+            found[row] = before
+    return found
+
+
+def _bitmap_maker(devices: BitMap) -> _Maker:
     copy = devices.copy()
     return lambda: bytes(copy.serialize())
 
 
-def _write_profiles(rows: dict[int, Profile]) -> bytes:
-    profiles = [
-        log_pb2.Profile(index=index, change=change, tags=tags)
-        for index, (change, tags) in rows.items()
-    ]
-    return log_pb2.Record(profiles=profiles).SerializeToString()
+def _read_profiles(blob: bytes) -> _Profiles:
+    if blob.startswith(b"{"):
+        return msgspec.json.decode(blob, type=_Profiles)
+    # Earlier builds wrote a columba.log.Record.
+    profiles = log_pb2.Record.FromString(blob).profiles
+    return {row.index: (row.change, tuple(row.tags)) for row in profiles}
 
 
-_Row = tuple[int, int, int, int, int, int, int]
-
-
-def _row(single: Single) -> _Row:
-    return (
-        single.push_id,
-        single.app,
-        single.ttl_s,
-        single.accepted_ms,
-        single.order,
-        single.index,
-        single.marks,
-    )
-
-
-def _write_singles(rows: list[_Row]) -> bytes:
-    columns = list(zip(*rows, strict=True))
-    names = ("push_id", "app", "ttl_s", "accepted_ms", "order", "index", "marks")
-    return log_pb2.SingleStates(**dict(zip(names, columns, strict=True))).SerializeToString()
+def _write_singles(marked: Iterable[tuple[Single, int]]) -> bytes:
+    # Those that went meanwhile have come back last.
+    rows = sorted(marked, key=lambda row: row[0].order)
+    singles = [single for single, _ in rows]
+    return log_pb2.SingleStates(
+        push_id=[single.push_id for single in singles],
+        app=[single.app for single in singles],
+        ttl_s=[single.ttl_s for single in singles],
+        accepted_ms=[single.accepted_ms for single in singles],
+        order=[single.order for single in singles],
+        index=[single.index for single in singles],
+        marks=[marks for _, marks in rows],
+    ).SerializeToString()
 
 
 def _read_singles(blob: bytes) -> list[Push]:
@@ -199,7 +251,7 @@ def _read_singles(blob: bytes) -> list[Push]:
     return singles
 
 
-def _campaign_maker(campaign: Campaign) -> Callable[[], bytes]:
+def _campaign_maker(campaign: Campaign) -> _Maker:
     targeted = campaign.targeted  # never changed after the fold of its push
     marks = {mark: devices.copy() for mark, devices in campaign.marks.items()}
 

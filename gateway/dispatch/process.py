@@ -10,8 +10,8 @@ import structlog
 
 from gateway.config import Config
 from gateway.datadir import RUN, socket_dir
+from gateway.dispatch.garbage import keep_collections_short
 from gateway.dispatch.node import Node
-from gateway.metrics import encode_stats
 from gateway.rpc import Handler, Method, RpcServer
 from gateway.secretfiles import Secrets
 from gateway.store.client import Store
@@ -30,6 +30,7 @@ async def run(config: Config, secrets: Secrets, store_url: str, ready: Ready) ->
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    keep_collections_short()
     store = await Store.connect_patiently(store_url, timeout_s=config.store.timeout_s)
     reader_store = await store.another()
     handlers: dict[Method, Handler] = {}
@@ -73,16 +74,7 @@ async def _serve_nodes(
         info = {"rpc": server.address, "pid": os.getpid()}
         lease = await _take_lease(store, clock, config.store.lease_s, info)
         node = Node(config, store, reader_store, clock, lease, secrets.rpc_secret)
-        handlers.update(
-            {
-                Method.COUNTS: node.queries.counts,
-                Method.DEVICE: node.queries.device,
-                Method.AUDIENCE: node.queries.audience,
-                Method.CUT: node.queries.cut,
-                Method.TAG: node.tagging.tag,
-                Method.STATS: lambda _, node=node: encode_stats("node", node.samples()),  # type: ignore[misc]
-            }
-        )
+        handlers.update(node.handlers())
         if not told:
             told = True
             role = {"role": "dispatch", "number": lease.identity.number}

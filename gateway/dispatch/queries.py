@@ -53,7 +53,7 @@ class Queries:
         counts = rpc_pb2.Counts()
         for owned in asked:
             if push_id not in owned.partition.pushes:
-                await self._catch_up(owned)
+                await catch_up(self._store, owned)
             # Looked at only now: an owner whose lease has run out meanwhile answers nothing.
             if self._may_act() and owned.live:
                 _add(counts, owned, push_id)
@@ -67,7 +67,7 @@ class Queries:
             raise RpcError("not_owner", f"partition {p} is not owned here")
         partition = owned.partition
         if not partition.app_of(index):
-            await self._catch_up(owned)
+            await catch_up(self._store, owned)
         app = partition.app_of(index)
         edge = partition.edge_of(index)
         epoch = 0
@@ -83,7 +83,7 @@ class Queries:
             pending=len(partition.pending_of(index)),
             tags=partition.tags.of(index),
             epoch=epoch,
-            account=partition.accounts.holder_of(index),
+            account=partition.accounts.holding_of(index).account,
         ).SerializeToString()
 
     async def audience(self, body: bytes) -> bytes:
@@ -140,15 +140,18 @@ class Queries:
             reply.cuts.add(tag=tag, counts=counts)
         return reply.SerializeToString()
 
-    async def _catch_up(self, owned: Owned) -> None:
-        """Fold what stands in the log now: who asks right after an accept must find it."""
-        try:
-            async with asyncio.timeout(_CATCH_UP_S):
-                end = position_key(await tail(self._store, owned.p))
-                while position_key(owned.partition.position) < end:
-                    await asyncio.sleep(0.005)
-        except (TimeoutError, StoreUnavailable):
-            pass  # answer with what is known
+
+async def catch_up(store: Store, owned: Owned) -> bool:
+    """Fold what stands in the log now: who asks right after an accept must find it. False if that
+    did not come about in time: what is known then is all there is to answer with."""
+    try:
+        async with asyncio.timeout(_CATCH_UP_S):
+            end = position_key(await tail(store, owned.p))
+            while position_key(owned.partition.position) < end:
+                await asyncio.sleep(0.005)
+    except (TimeoutError, StoreUnavailable):
+        return False
+    return True
 
 
 def _add(counts: rpc_pb2.Counts, owned: Owned, push_id: int) -> None:
@@ -160,6 +163,7 @@ def _add(counts: rpc_pb2.Counts, owned: Owned, push_id: int) -> None:
     counts.app = push.app
     counts.ttl_s = push.ttl_s
     counts.accepted_ms = max(counts.accepted_ms, push.accepted_ms)
+    counts.paused = counts.paused or push_id in owned.partition.controls.paused
     for name, number in push.counts():
         setattr(counts, name, getattr(counts, name) + number)
 

@@ -5,6 +5,9 @@ way is always due to be sent to. A session coming up, a takeover, a link coming 
 timer are only reasons to look at a device; looking sends everything that is pending, in the order
 of the log, a window at a time. Sending twice does no harm (ids), forgetting would.
 
+Two things hold a pending push back: it is paused (nothing of it is sent), or it has a speed (each of
+its devices waits for a permit, once). What is held back takes no room in a device's window.
+
 Pure: time is an argument, seconds of any steady clock.
 """
 
@@ -15,6 +18,7 @@ from typing import Final, NamedTuple
 from pyroaring import BitMap
 
 from gateway.dispatch.campaign import Push, Single
+from gateway.dispatch.holding import Held
 from gateway.dispatch.partition import OFFLINE, Partition
 
 _MERGE_S: Final = 1.0
@@ -38,6 +42,18 @@ class Pacing(NamedTuple):
     resend_max_s: float
     not_there_s: float
     window: int
+
+
+class SendState(NamedTuple):
+    """What is known of one push on its way to one device."""
+
+    attempt: int
+    """Times it was sent, as far as known: a restart and a longer absence of the device forget it."""
+    sent_s_ago: float | None
+    why: str
+    """Why it is not sent just now: "paused", "paced" (waits for a permit), "no_link" (its edge cannot be
+    reached), "refused" (the edge did not have it, or its output was full; looked at again later), "behind"
+    (its window is full); "" for none of these, and for a push that is not pending."""
 
 
 class _Timer(NamedTuple):
@@ -66,6 +82,10 @@ class Sending:
         """index -> refusals in a row"""
         self._look_at: dict[int, float] = {}
         """index -> due of its one look, however many messages were refused"""
+        self.held = Held(self._sendable)
+        """Devices of pushes with a speed that no permit has let go."""
+        self._untried: dict[int, BitMap] = {}
+        """Pushes of ttl 0: devices that were kept from their one attempt by a pause."""
 
     # Reasons to look.
 
@@ -76,7 +96,11 @@ class Sending:
         """
         sends: list[Send] = []
         for push in pushes:
-            if isinstance(push, Single):
+            if push.speed:
+                self.held.hold(push.push_id, push.pending())
+            elif self._is_paused(push):
+                self._keep_attempt(push, push.pending())
+            elif isinstance(push, Single):
                 index = push.index
                 edge = self._partition.edge_of(index)
                 waits = push.ttl_s > 0 and index in self._behind
@@ -93,12 +117,59 @@ class Sending:
         for index in devices.intersection(BitMap(self._refusals)):
             del self._refusals[index]
             self._look_at.pop(index, None)
+        self.held.look_again(devices)
         return self._look(devices, now)
+
+    def on_live(self) -> None:
+        """Whom an earlier owner has let go is not known: all that is pending waits for permits again."""
+        for push in self._partition.campaigns.values():
+            if push.speed:
+                self.held.hold(push.push_id, push.pending())
+
+    def on_resumed(self, pushes: Iterable[Push], now: float) -> list[Send]:
+        """Pushes that were paused go on: all their pending devices, but for those without permit."""
+        sends: list[Send] = []
+        again = BitMap()
+        for push in pushes:
+            due = push.pending() - self.held.of(push.push_id)
+            if push.ttl_s == 0:
+                due &= self._untried.pop(push.push_id, BitMap())
+            else:
+                # Their window has passed this push by.
+                behind = due & BitMap(self._behind)
+                again |= behind
+                due -= behind
+            sends += self._split(push, due)
+        self._note(sends, 0, now)
+        return sends + self._look(again, now)
+
+    def on_final(self, push_ids: Iterable[int]) -> None:
+        """Pushes that nobody waits for any more."""
+        for push_id in push_ids:
+            self.held.drop(push_id)
+            self._untried.pop(push_id, None)
+
+    def on_withdrawn(self, withdrawn: Iterable[Send], now: float) -> list[Send]:
+        """Sends that a pause has overtaken on their way; returns what may go in their place."""
+        room = BitMap()
+        for send in withdrawn:
+            push_id = send.push.push_id
+            timer = self._last_timer.get((push_id, 0))
+            if timer in self._underway:
+                self._underway[timer] -= send.devices
+            if send.push.speed:
+                self.held.hold(push_id, send.devices)
+            else:
+                self._keep_attempt(send.push, send.devices)
+            room |= send.devices & BitMap(self._behind)
+        sends = [send for index in room for send in self._next_window(index)]
+        self._note(sends, 0, now)
+        return sends
 
     def _look(self, devices: BitMap, now: float, attempt: int = 0) -> list[Send]:
         """Send all that is pending, from scratch, to those who can be reached."""
         for index in devices.intersection(BitMap(self._behind)):
-            del self._behind[index]
+            self._caught_up(index)
         due = self._reachable(devices)
         if not due:
             return []
@@ -169,7 +240,86 @@ class Sending:
             times.append(self._looks[0][0])
         return min(times, default=None)
 
+    # Pushes with a speed.
+
+    def wanted(self, now: float) -> dict[int, int]:
+        """push id -> devices that wait for nothing but a permit (roughly, and up to 0.25 s late)."""
+        if not self.held:
+            return {}
+        paused = self._partition.controls.paused
+        return {i: count for i, count in self.held.wanted(now).items() if i not in paused}
+
+    def release(self, push_id: int, count: int, now: float) -> list[Send]:
+        """Permits for `count` devices of a push; those to whom it can be sent now are let go."""
+        push = self._partition.campaigns.get(push_id)
+        if push is None or self._is_paused(push):
+            return []
+        sends = self._split(push, self.held.take(push_id, count, now))
+        self._note(sends, 0, now)
+        return sends
+
+    # Questions.
+
+    def is_open(self, push: Push) -> bool:
+        """Is it pending for anybody? Cheap: asked at each send."""
+        if isinstance(push, Single):
+            return not push.final
+        return push.push_id in self._partition.campaigns
+
+    def state_of(self, push: Push, index: int, now: float) -> SendState:
+        """One push at one device. Looks through all timers: for a question, not for each send."""
+        attempt, sent_at = 0, None
+        for timer, devices in self._underway.items():
+            if timer.push_id == push.push_id and index in devices:
+                attempt += timer.attempt + 1
+                at = timer.due - self._delay_s(timer.attempt)
+                sent_at = at if sent_at is None else max(sent_at, at)
+        ago = None if sent_at is None else max(0.0, now - sent_at)
+        return SendState(attempt, ago, self._why(push, index) if push.is_pending(index) else "")
+
+    def _why(self, push: Push, index: int) -> str:
+        edge = self._partition.edge_of(index)
+        if self._is_paused(push):
+            return "paused"
+        if edge != OFFLINE and edge not in self.linked:
+            return "no_link"
+        if self.held.holds(push.push_id, index):
+            return "paced"
+        if index in self._look_at:
+            return "refused"
+        if push.ttl_s and push.order > self._behind.get(index, push.order):
+            return "behind"
+        return ""
+
     # Parts of it.
+
+    def _is_paused(self, push: Push) -> bool:
+        return push.push_id in self._partition.controls.paused
+
+    def _may_go(self, push: Push, index: int) -> bool:
+        return not self._is_paused(push) and not self.held.holds(push.push_id, index)
+
+    def _keep_attempt(self, push: Push, devices: BitMap) -> None:
+        """Of a paused push; with ttl 0 it is not known otherwise who has had his one attempt."""
+        if push.ttl_s == 0:
+            self._untried[push.push_id] = self._untried.get(push.push_id, BitMap()) | devices
+
+    def _caught_up(self, index: int) -> None:
+        """A device is not behind any more: what else is pending for it may go."""
+        if self._behind.pop(index, None) is not None and self.held:
+            self.held.look_again(BitMap((index,)))
+
+    def _sendable(self, push_id: int, devices: BitMap) -> BitMap:
+        """Which of the held devices can be sent to now; those that are final are taken out of them.
+
+        Not those that are behind: their turn comes when their window has moved on.
+        """
+        push = self._partition.campaigns.get(push_id)
+        if push is None:
+            return BitMap()
+        devices &= push.pending()
+        ready = self._reachable(devices)
+        return ready - BitMap(self._behind) if push.ttl_s else ready
 
     def _reachable(self, devices: BitMap) -> BitMap:
         online = self._partition.online
@@ -200,24 +350,26 @@ class Sending:
             return [send for index in due for send in self._next_window(index, anew=True)]
         pushes: list[Push] = [single for box in boxes for single in box]
         pushes += partition.campaigns.values()
-        pushes = sorted((p for p in pushes if p.ttl_s), key=lambda push: push.order)
+        pushes = [push for push in pushes if push.ttl_s and not self._is_paused(push)]
+        pushes.sort(key=lambda push: push.order)
         sends: list[Send] = []
         for push in pushes:
             if isinstance(push, Single):
                 edge = partition.edge_of(push.index)
                 sends.append(Send(edge, push, BitMap((push.index,))))
             else:
-                sends += self._split(push, push.pending() & due)
+                sends += self._split(push, (push.pending() & due) - self.held.of(push.push_id))
         return sends
 
     def _next_window(self, index: int, *, anew: bool = False) -> list[Send]:
         """More of a device's backlog, so that at most a window of it is without receipt."""
         edge = self._partition.edge_of(index)
         if edge == OFFLINE or edge not in self.linked:
-            self._behind.pop(index, None)
+            self._caught_up(index)
             return []
         sent_to = -1 if anew else self._behind[index]
-        pending = [push for push in self._partition.pending_of(index) if push.ttl_s]
+        found = self._partition.pending_of(index)
+        pending = [push for push in found if push.ttl_s and self._may_go(push, index)]
         unsent = [push for push in pending if push.order > sent_to]
         room = self._pacing.window - (len(pending) - len(unsent))
         if unsent and room < self._pacing.window // 2:
@@ -226,12 +378,12 @@ class Sending:
         if len(batch) < len(unsent):
             self._behind[index] = batch[-1].order if batch else sent_to
         else:
-            self._behind.pop(index, None)
+            self._caught_up(index)
         return [Send(edge, push, BitMap((index,))) for push in batch]
 
     def _note(self, sends: Iterable[Send], attempt: int, now: float) -> None:
         """Start the timers that bring unreceipted sends back."""
-        delay = min(self._pacing.resend_s * 2 ** min(attempt, 16), self._pacing.resend_max_s)
+        delay = self._delay_s(attempt)
         for send in sends:
             key = (send.push.push_id, attempt)
             timer = self._last_timer.get(key)
@@ -242,6 +394,9 @@ class Sending:
                     heapq.heappush(self._timers, timer)
                     self._underway[timer] = BitMap()
             self._underway[timer] |= send.devices
+
+    def _delay_s(self, attempt: int) -> float:
+        return min(self._pacing.resend_s * 2.0 ** min(attempt, 16), self._pacing.resend_max_s)
 
     def _resend(self, timer: _Timer, now: float, stalled: dict[int, int]) -> list[Send]:
         """`stalled` collects devices behind whose window has not moved: index -> attempt."""
@@ -260,8 +415,9 @@ class Sending:
                 # Received, or expired: perhaps the whole window is, and no receipt moves it on.
                 sends += self._next_window(index)
         self._note(sends, 0, now)
-        if push is None or push.ttl_s == 0 or push.final:
+        if push is None or push.ttl_s == 0 or push.final or self._is_paused(push):
             return sends
-        resent = self._split(push, (devices & push.pending()) - behind)
+        due = (devices & push.pending()) - self.held.of(push.push_id)
+        resent = self._split(push, due - behind)
         self._note(resent, timer.attempt + 1, now)
         return sends + resent

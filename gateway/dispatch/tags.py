@@ -3,15 +3,20 @@
 Pure, a part of the fold (`gateway.dispatch.partition`). A device carries a tag if either says so.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
+from sys import intern
 from typing import Final
 
 from pyroaring import BitMap
 
+from gateway.dispatch.changes import Changes
 from protocol.schema import log_pb2
 
 PROFILES_BLOCK: Final = 10
 """Shift: the profiles of 1,024 indexes make one piece of a snapshot."""
+_PLACE: Final = (1 << PROFILES_BLOCK) - 1
+_STEP: Final = 1 << 8
+"""Devices restored in one step, a millisecond."""
 Profile = tuple[int, tuple[str, ...]]
 """(change number, keys of `own`)"""
 
@@ -19,16 +24,17 @@ Profile = tuple[int, tuple[str, ...]]
 class Tags:
     """Keys are "app number/tag": tags are named within their app."""
 
-    def __init__(self, dirty: set[str]) -> None:
-        self._dirty = dirty
+    def __init__(self, changes: Changes) -> None:
+        self._changes = changes
         self.own: dict[str, BitMap] = {}
         """key -> device indexes, as devices say of themselves"""
         self.bound: dict[str, BitMap] = {}
         """The same as app servers have set it."""
         self.bound_of: dict[int, set[str]] = {}
         """index -> keys of `bound`"""
-        self.profiles: dict[int, dict[int, Profile]] = {}
-        """block -> index -> profile; in blocks, so that a snapshot copies what changed at once"""
+        self.profiles: dict[int, list[Profile | None]] = {}
+        """block -> profiles by place in it; a block is a piece of a snapshot. Lists, since a dict that gets
+        a new tuple is looked through by the collector of cycles, again and again."""
 
     # Questions.
 
@@ -47,7 +53,14 @@ class Tags:
         return sorted(name.partition("/")[2] for name in both)
 
     def profile_of(self, index: int) -> Profile:
-        return self.profiles.get(index >> PROFILES_BLOCK, {}).get(index, (0, ()))
+        block = self.profiles.get(index >> PROFILES_BLOCK)
+        return (block[index & _PLACE] if block is not None else None) or (0, ())
+
+    def profiles_in(self, block: int) -> dict[int, Profile]:
+        """index -> profile"""
+        first = block << PROFILES_BLOCK
+        rows = enumerate(self.profiles.get(block, ()), first)
+        return {index: profile for index, profile in rows if profile is not None}
 
     def keys_of(self, app: int) -> set[str]:
         """Keys of all tags that some device of the app carries."""
@@ -66,7 +79,10 @@ class Tags:
         change, names = self.profile_of(index)
         if profile.change <= change:
             return
-        wanted = tuple(f"{app}/{tag}" for tag in profile.tags)
+        before = (change, names) if change else None
+        self._changes.touch(f"profiles/{index >> PROFILES_BLOCK}", index, before)
+        # Interned: a million devices that carry a tag share its name.
+        wanted = tuple([intern(f"{app}/{tag}") for tag in profile.tags])
         for name in set(names).difference(wanted):
             self.own[name].discard(index)
             if not self.own[name]:
@@ -74,12 +90,12 @@ class Tags:
         for name in set(wanted).difference(names):
             self.own.setdefault(name, BitMap()).add(index)
         self._set_profile(index, (profile.change, wanted))
-        self._dirty.add(f"profiles/{index >> PROFILES_BLOCK}")
 
     def fold_tagging(self, tagging: log_pb2.Tagging, of_app: BitMap) -> None:
         """`of_app`: all devices of the app; others are left out."""
         key = f"{tagging.app}/{tagging.tag}"
         devices = of_app & BitMap(tagging.index)
+        self._changes.touch(f"bound/{key}")
         bound = self.bound.setdefault(key, BitMap())
         if tagging.remove:
             bound -= devices
@@ -91,19 +107,33 @@ class Tags:
                 self.bound_of.setdefault(index, set()).add(key)
         if not bound:
             del self.bound[key]
-        self._dirty.add(f"bound/{key}")
 
     def _set_profile(self, index: int, profile: Profile) -> None:
-        self.profiles.setdefault(index >> PROFILES_BLOCK, {})[index] = profile
+        block = self.profiles.get(index >> PROFILES_BLOCK)
+        if block is None:
+            block = self.profiles[index >> PROFILES_BLOCK] = [None] * (_PLACE + 1)
+        block[index & _PLACE] = profile
 
     # Restoring (gateway.dispatch.pieces).
 
-    def restore_profile(self, index: int, change: int, names: Iterable[str]) -> None:
-        self._set_profile(index, (change, tuple(names)))
-        for name in names:
-            self.own.setdefault(name, BitMap()).add(index)
+    def restore_profiles(self, rows: Mapping[int, Profile]) -> Iterator[None]:
+        """In steps."""
+        own = self.own
+        for number, (index, (change, names)) in enumerate(rows.items()):
+            if number % _STEP == 0:
+                yield
+            shared = tuple([intern(name) for name in names])
+            self._set_profile(index, (change, shared))
+            for name in shared:
+                carriers = own.get(name)
+                if carriers is None:
+                    carriers = own[name] = BitMap()
+                carriers.add(index)
 
-    def restore_bound(self, key: str, devices: BitMap) -> None:
+    def restore_bound(self, key: str, devices: BitMap) -> Iterator[None]:
+        """In steps: it may be every device."""
         self.bound[key] = devices
-        for index in devices:
+        for number, index in enumerate(devices):
+            if number % _STEP == 0:
+                yield
             self.bound_of.setdefault(index, set()).add(key)

@@ -42,6 +42,8 @@ The deployment's keys
     {deployment}     hash   partitions, schema: fixed by the first start.
 """
 
+import zlib
+
 LEASES = "{leases}"
 LEASE_INFO = "{leases}:info"
 LEASE_START = "{leases}:start"
@@ -124,3 +126,8 @@ def idempotency(p: int, digest: str) -> str:
 
 def folded(edge: int) -> str:
     return f"{LEASES}:folded:{edge}"
+
+
+def account_home(app: int, account: str, partitions: int) -> int:
+    """Partition whose log has the list of an account's devices. Fixed for ever, as the log is."""
+    return zlib.crc32(f"{app}/{account}".encode()) % partitions

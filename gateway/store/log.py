@@ -332,6 +332,11 @@ class LogReader:
         return entries
 
 
+async def length(store: Store, p: int) -> int:
+    """Entries of a log."""
+    return int(await store.call("XLEN", keys.log(p)))
+
+
 async def tail(store: Store, p: int) -> str:
     """Position of the last entry of a log; "0-0" if it never had one."""
     rows = await store.call("XREVRANGE", keys.log(p), "+", "-", "COUNT", 1)

@@ -16,6 +16,11 @@ async def take_fence(store: Store, p: int, node: int, start: int) -> int:
     return int(await store.run("fence_take", [keys.owner(p)], [node, start]))
 
 
+async def fence_of(store: Store, p: int) -> int:
+    """Fencing token of the owner, 0 if nobody has owned the partition yet."""
+    return int(await store.call("HGET", keys.owner(p), "fence") or 0)
+
+
 async def owners(store: Store, partitions: int) -> list[tuple[int, int, int]]:
     """(fence, node number, start) of each partition; zeros where nobody has owned it yet."""
     futures = [

@@ -201,6 +201,32 @@ async def record_content(store: Store, home: int, push_id: int) -> bytes | None:
     return content
 
 
+async def record_app(store: Store, home: int, push_id: int) -> int | None:
+    """App of a push whose record stands at `home`; None if there is no record."""
+    app = await store.call("HGET", keys.push_record(home, push_id), "app")
+    return None if app is None else int(app)
+
+
+class PushHead(NamedTuple):
+    """What a push record tells one partition."""
+
+    app: int
+    accepted_ms: int
+    audience: bytes
+    waits: bool
+    """The log of the partition has yet to get its part."""
+
+
+async def push_head(store: Store, home: int, push_id: int, p: int) -> PushHead | None:
+    """Of a push whose record stands at `home`; None if there is no record."""
+    app, accepted_ms, audience, part = await store.call(
+        "HMGET", keys.push_record(home, push_id), "app", "accepted_ms", "audience", f"t:{p}"
+    )
+    if app is None:
+        return None
+    return PushHead(int(app), int(accepted_ms), audience, part is not None)
+
+
 async def contents(store: Store, p: int, push_ids: Sequence[int]) -> list[bytes | None]:
     """Contents of pushes that live in partition `p` alone."""
     if not push_ids:

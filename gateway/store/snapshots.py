@@ -7,25 +7,32 @@ what changed since the last but one.
 """
 
 import asyncio
+import itertools
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 import msgspec
 import structlog
 
+from gateway.slices import Slices
 from gateway.store import keys
 from gateway.store.client import Store
+from gateway.store.errors import StoreError
 
 _log = structlog.get_logger("columba.store")
 
 CHUNK_BYTES: Final = 256 * 1024
 """A larger value would stall everybody: one SET of 64 MB under appendfsync always took 170 ms."""
+_FIELDS: Final = 256
+"""Chunks in one call, written or dropped: a hundred microseconds of the store's thread."""
+_READ_PARTS: Final = 8
+"""Chunks read in one call, 2 MiB at most."""
 _FORMAT: Final = 1
 
 
-class Stored(NamedTuple):
+class Stored(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Where a piece of state stands: `parts` chunks "name#i@version", CRC-32 over all of them."""
 
     version: str
@@ -53,6 +60,13 @@ class Snapshot(NamedTuple):
     pieces: dict[str, bytes]
 
 
+class Written(NamedTuple):
+    """What the last snapshot cost."""
+
+    seconds: float
+    bytes: int
+
+
 class Snapshots:
     """Loads and writes the snapshots of one partition for its owner."""
 
@@ -62,11 +76,15 @@ class Snapshots:
         self._fence = fence
         self._writes = 0
         self._manifest: Manifest | None = None
+        self._text = b""
+        """`_manifest` as it stands in the store."""
         self._previous: Manifest | None = None
         self._loaded_from = keys.manifest(p)
         self._orphans: set[str] = set()
+        """Chunks that no manifest refers to, or not yet: they go after the next commit."""
         self.written_at = time.monotonic()
         """When the last one was written, or this owner began (monotonic seconds)."""
+        self.last = Written(0.0, 0)
 
     async def load(self) -> Snapshot | None:
         """The newest readable snapshot, or None: then the log is replayed from its beginning.
@@ -79,11 +97,11 @@ class Snapshots:
                 continue
             try:
                 manifest = _decode(raw)
-                pieces = {n: await self._piece(n, s) for n, s in manifest.pieces.items()}
+                pieces = await self._read(manifest)
             except CorruptSnapshot as error:
                 await self._set_aside(key, str(error))
                 continue
-            self._manifest = manifest
+            self._manifest, self._text = manifest, raw
             self._loaded_from = key
             await self._find_orphans()
             return Snapshot(manifest.position, pieces)
@@ -108,49 +126,35 @@ class Snapshots:
     async def write(
         self,
         position: str,
-        changed: Iterable[tuple[str, bytes]],
-        removed: Iterable[str],
+        changed: Iterable[tuple[str, bytes | None]],
         *,
         complete: bool = False,
     ) -> None:
         """Write the manifest after what changed since the last but one (or all there is: `complete`).
 
-        Raises Fenced, StoreUnavailable: then nothing of it counts.
+        `changed` gives (name, blob), None for a blob if nothing is left of that piece; between two of
+        them others have their turn. Raises Fenced, StoreUnavailable: then nothing of it counts.
         """
+        began = time.monotonic()
         base = self._previous.pieces if self._previous is not None and not complete else {}
         pieces = dict(base)
-        for name in removed:
-            pieces.pop(name, None)
+        chunks = _Chunks(self._store, self._p, self._fence, self._orphans)
+        slices = Slices()
         for name, blob in changed:
-            pieces[name] = await self._write_piece(name, blob)
-        manifest = Manifest(format=_FORMAT, position=position, pieces=pieces)
-        await self._commit(manifest)
-        self._previous, self._manifest = self._manifest, manifest
+            if blob is None:
+                pieces.pop(name, None)
+            else:
+                self._writes += 1
+                pieces[name] = await chunks.put(name, f"{self._fence}.{self._writes}", blob)
+            await slices.turn()
+        await chunks.flush()
+        await self._commit(Manifest(format=_FORMAT, position=position, pieces=pieces))
+        await self._drop_orphans()
         self.written_at = time.monotonic()
-
-    async def _write_piece(self, name: str, blob: bytes) -> Stored:
-        self._writes += 1
-        version = f"{self._fence}.{self._writes}"
-        parts = max(1, -(-len(blob) // CHUNK_BYTES))
-        for i in range(parts):
-            part = blob[i * CHUNK_BYTES : (i + 1) * CHUNK_BYTES]
-            field = f"{name}#{i}@{version}"
-            self._orphans.add(field)  # until a manifest refers to it
-            began = time.monotonic()
-            await self._store.run(
-                "snapshot_chunk",
-                [keys.chunks(self._p), keys.owner(self._p)],
-                [self._fence, field, part],
-            )
-            if parts > 1 or len(part) > CHUNK_BYTES // 8:
-                # Paced: the store is at most half of the time busy with us.
-                await asyncio.sleep(time.monotonic() - began)
-        return Stored(version, parts, zlib.crc32(blob))
+        self.last = Written(self.written_at - began, chunks.bytes)
 
     async def _commit(self, manifest: Manifest) -> None:
-        current = self._manifest
-        kept = _fields(manifest) | (_fields(current) if current else set())
-        dropped = (self._orphans | (_fields(self._previous) if self._previous else set())) - kept
+        current, text = self._manifest, _encode(manifest)
         await self._store.run(
             "snapshot_commit",
             [
@@ -158,28 +162,67 @@ class Snapshots:
                 keys.previous_manifest(self._p),
                 keys.trimmed(self._p),
                 keys.log(self._p),
-                keys.chunks(self._p),
                 keys.owner(self._p),
             ],
             [
                 self._fence,
-                _encode(manifest),
-                _encode(current) if current else b"",
-                current.position if current else "0-0",
-                *sorted(dropped),
+                text,
+                self._text if current is not None else b"",
+                current.position if current is not None else "0-0",
             ],
         )
-        self._orphans.clear()
+        left, self._previous = self._previous, current
+        self._manifest, self._text = manifest, text
+        slices = Slices()
+        for field in _fields(left):
+            self._orphans.add(field)
+            await slices.turn()
+        for kept in (manifest, current):
+            for field in _fields(kept):
+                self._orphans.discard(field)
+                await slices.turn()
 
-    async def _piece(self, name: str, stored: Stored) -> bytes:
-        fields = [f"{name}#{i}@{stored.version}" for i in range(stored.parts)]
-        parts = await self._store.call("HMGET", keys.chunks(self._p), *fields)
-        if any(part is None for part in parts):
-            raise CorruptSnapshot(f"a chunk of {name} is missing")
-        blob = b"".join(parts)
-        if zlib.crc32(blob) != stored.crc:
-            raise CorruptSnapshot(f"the checksum of {name} does not match")
-        return blob
+    async def _drop_orphans(self) -> None:
+        """A little at a time, since the store does nothing else meanwhile."""
+        while self._orphans:
+            some = list(itertools.islice(self._orphans, _FIELDS))
+            try:
+                await self._store.run(
+                    "snapshot_drop",
+                    [keys.chunks(self._p), keys.owner(self._p)],
+                    [self._fence, *some],
+                )
+            except StoreError:
+                return  # after the next one, or our heir finds them
+            self._orphans.difference_update(some)
+
+    async def _read(self, manifest: Manifest) -> dict[str, bytes]:
+        """All pieces. Raises CorruptSnapshot."""
+        pieces: dict[str, bytes] = {}
+        window: dict[str, Stored] = {}
+        parts = 0
+        for name, stored in manifest.pieces.items():
+            window[name] = stored
+            parts += stored.parts
+            if parts >= _READ_PARTS:
+                pieces |= await self._read_some(window)
+                window, parts = {}, 0
+        return pieces | await self._read_some(window)
+
+    async def _read_some(self, wanted: Mapping[str, Stored]) -> dict[str, bytes]:
+        fields = [f for name, stored in wanted.items() for f in _fields_of(name, stored)]
+        if not fields:
+            return {}
+        chunks = iter(await self._store.call("HMGET", keys.chunks(self._p), *fields))
+        pieces = {}
+        for name, stored in wanted.items():
+            parts = list(itertools.islice(chunks, stored.parts))
+            if any(part is None for part in parts):
+                raise CorruptSnapshot(f"a chunk of {name} is missing")
+            blob = pieces[name] = b"".join(parts)
+            if zlib.crc32(blob) != stored.crc:
+                raise CorruptSnapshot(f"the checksum of {name} does not match")
+        return pieces
 
     async def _find_orphans(self) -> None:
         """Chunks of a snapshot that was begun and never committed go with the next commit."""
@@ -189,19 +232,59 @@ class Snapshots:
                 self._previous = _decode(raw)
             except CorruptSnapshot:
                 self._previous = None
-        known = set()
-        for manifest in (self._manifest, self._previous):
-            known |= _fields(manifest) if manifest else set()
         fields = await self._store.call("HKEYS", keys.chunks(self._p))
-        self._orphans = {f.decode() for f in fields} - known
+        self._orphans = set(map(bytes.decode, fields))
+        slices = Slices()
+        for manifest in (self._manifest, self._previous):
+            for field in _fields(manifest):
+                self._orphans.discard(field)
+                await slices.turn()
 
 
-def _fields(manifest: Manifest) -> set[str]:
-    return {
-        f"{name}#{i}@{stored.version}"
-        for name, stored in manifest.pieces.items()
-        for i in range(stored.parts)
-    }
+class _Chunks:
+    """The chunks of one snapshot, several in a call where they are small."""
+
+    def __init__(self, store: Store, p: int, fence: int, orphans: set[str]) -> None:
+        self._store = store
+        self._keys = [keys.chunks(p), keys.owner(p)]
+        self._fence = fence
+        self._orphans = orphans
+        self._waiting: list[str | bytes] = []
+        self._size = 0
+        self.bytes = 0
+
+    async def put(self, name: str, version: str, blob: bytes) -> Stored:
+        """Raises Fenced, StoreUnavailable."""
+        stored = Stored(version, max(1, -(-len(blob) // CHUNK_BYTES)), zlib.crc32(blob))
+        self.bytes += len(blob)
+        for i, field in enumerate(_fields_of(name, stored)):
+            part = blob[i * CHUNK_BYTES : (i + 1) * CHUNK_BYTES]
+            if self._size + len(part) > CHUNK_BYTES or len(self._waiting) >= 2 * _FIELDS:
+                await self.flush()
+            self._orphans.add(field)  # until a manifest refers to it
+            self._waiting += (field, part)
+            self._size += len(part)
+        return stored
+
+    async def flush(self) -> None:
+        """Write what waits."""
+        if not self._waiting:
+            return
+        call, self._waiting, self._size = self._waiting, [], 0
+        began = time.monotonic()
+        await self._store.run("snapshot_chunk", self._keys, [self._fence, *call])
+        # Paced: the store is at most half of the time busy with us.
+        await asyncio.sleep(time.monotonic() - began)
+
+
+def _fields(manifest: Manifest | None) -> Iterator[str]:
+    if manifest is not None:
+        for name, stored in manifest.pieces.items():
+            yield from _fields_of(name, stored)
+
+
+def _fields_of(name: str, stored: Stored) -> list[str]:
+    return [f"{name}#{i}@{stored.version}" for i in range(stored.parts)]
 
 
 def _encode(manifest: Manifest) -> bytes:

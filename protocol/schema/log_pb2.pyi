@@ -113,30 +113,32 @@ class Control(_message.Message):
     def __init__(self, push_id: _Optional[int] = ..., app: _Optional[int] = ..., action: _Optional[_Union[Action, str]] = ..., until_ms: _Optional[int] = ...) -> None: ...
 
 class AccountChange(_message.Message):
-    __slots__ = ("app", "account", "remove", "device", "only")
+    __slots__ = ("app", "account", "remove", "device", "binding")
     APP_FIELD_NUMBER: _ClassVar[int]
     ACCOUNT_FIELD_NUMBER: _ClassVar[int]
     REMOVE_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
-    ONLY_FIELD_NUMBER: _ClassVar[int]
+    BINDING_FIELD_NUMBER: _ClassVar[int]
     app: int
     account: str
     remove: bool
     device: _containers.RepeatedScalarFieldContainer[int]
-    only: bool
-    def __init__(self, app: _Optional[int] = ..., account: _Optional[str] = ..., remove: bool = ..., device: _Optional[_Iterable[int]] = ..., only: bool = ...) -> None: ...
+    binding: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, app: _Optional[int] = ..., account: _Optional[str] = ..., remove: bool = ..., device: _Optional[_Iterable[int]] = ..., binding: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Holder(_message.Message):
-    __slots__ = ("app", "account", "index", "was")
+    __slots__ = ("app", "account", "index", "was", "binding")
     APP_FIELD_NUMBER: _ClassVar[int]
     ACCOUNT_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     WAS_FIELD_NUMBER: _ClassVar[int]
+    BINDING_FIELD_NUMBER: _ClassVar[int]
     app: int
     account: str
     index: _containers.RepeatedScalarFieldContainer[int]
     was: str
-    def __init__(self, app: _Optional[int] = ..., account: _Optional[str] = ..., index: _Optional[_Iterable[int]] = ..., was: _Optional[str] = ...) -> None: ...
+    binding: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, app: _Optional[int] = ..., account: _Optional[str] = ..., index: _Optional[_Iterable[int]] = ..., was: _Optional[str] = ..., binding: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Tagging(_message.Message):
     __slots__ = ("app", "tag", "remove", "index")

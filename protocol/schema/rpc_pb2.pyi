@@ -65,7 +65,7 @@ class CountsRequest(_message.Message):
     def __init__(self, push_id: _Optional[int] = ...) -> None: ...
 
 class Counts(_message.Message):
-    __slots__ = ("partitions", "known", "app", "accepted_ms", "ttl_s", "targeted", "received", "failed", "recalled", "replaced", "overflowed", "stopped", "expired", "pending", "displayed", "clicked", "dismissed", "held_out")
+    __slots__ = ("partitions", "known", "app", "accepted_ms", "ttl_s", "targeted", "received", "failed", "recalled", "replaced", "overflowed", "stopped", "expired", "pending", "displayed", "clicked", "dismissed", "held_out", "paused")
     PARTITIONS_FIELD_NUMBER: _ClassVar[int]
     KNOWN_FIELD_NUMBER: _ClassVar[int]
     APP_FIELD_NUMBER: _ClassVar[int]
@@ -84,6 +84,7 @@ class Counts(_message.Message):
     CLICKED_FIELD_NUMBER: _ClassVar[int]
     DISMISSED_FIELD_NUMBER: _ClassVar[int]
     HELD_OUT_FIELD_NUMBER: _ClassVar[int]
+    PAUSED_FIELD_NUMBER: _ClassVar[int]
     partitions: _containers.RepeatedScalarFieldContainer[int]
     known: bool
     app: int
@@ -102,7 +103,8 @@ class Counts(_message.Message):
     clicked: int
     dismissed: int
     held_out: int
-    def __init__(self, partitions: _Optional[_Iterable[int]] = ..., known: bool = ..., app: _Optional[int] = ..., accepted_ms: _Optional[int] = ..., ttl_s: _Optional[int] = ..., targeted: _Optional[int] = ..., received: _Optional[int] = ..., failed: _Optional[int] = ..., recalled: _Optional[int] = ..., replaced: _Optional[int] = ..., overflowed: _Optional[int] = ..., stopped: _Optional[int] = ..., expired: _Optional[int] = ..., pending: _Optional[int] = ..., displayed: _Optional[int] = ..., clicked: _Optional[int] = ..., dismissed: _Optional[int] = ..., held_out: _Optional[int] = ...) -> None: ...
+    paused: bool
+    def __init__(self, partitions: _Optional[_Iterable[int]] = ..., known: bool = ..., app: _Optional[int] = ..., accepted_ms: _Optional[int] = ..., ttl_s: _Optional[int] = ..., targeted: _Optional[int] = ..., received: _Optional[int] = ..., failed: _Optional[int] = ..., recalled: _Optional[int] = ..., replaced: _Optional[int] = ..., overflowed: _Optional[int] = ..., stopped: _Optional[int] = ..., expired: _Optional[int] = ..., pending: _Optional[int] = ..., displayed: _Optional[int] = ..., clicked: _Optional[int] = ..., dismissed: _Optional[int] = ..., held_out: _Optional[int] = ..., paused: bool = ...) -> None: ...
 
 class DeviceRequest(_message.Message):
     __slots__ = ("device_id",)
@@ -223,32 +225,34 @@ class AccountRequest(_message.Message):
     def __init__(self, partition: _Optional[int] = ..., app: _Optional[int] = ..., items: _Optional[_Iterable[_Union[AccountItem, _Mapping]]] = ...) -> None: ...
 
 class AccountItem(_message.Message):
-    __slots__ = ("account", "remove", "device", "only", "whole")
+    __slots__ = ("account", "remove", "device", "binding", "only")
     ACCOUNT_FIELD_NUMBER: _ClassVar[int]
     REMOVE_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
+    BINDING_FIELD_NUMBER: _ClassVar[int]
     ONLY_FIELD_NUMBER: _ClassVar[int]
-    WHOLE_FIELD_NUMBER: _ClassVar[int]
     account: str
     remove: bool
     device: int
+    binding: int
     only: bool
-    whole: bool
-    def __init__(self, account: _Optional[str] = ..., remove: bool = ..., device: _Optional[int] = ..., only: bool = ..., whole: bool = ...) -> None: ...
+    def __init__(self, account: _Optional[str] = ..., remove: bool = ..., device: _Optional[int] = ..., binding: _Optional[int] = ..., only: bool = ...) -> None: ...
 
 class AccountReply(_message.Message):
-    __slots__ = ("errors", "left")
+    __slots__ = ("errors", "beside")
     ERRORS_FIELD_NUMBER: _ClassVar[int]
-    LEFT_FIELD_NUMBER: _ClassVar[int]
+    BESIDE_FIELD_NUMBER: _ClassVar[int]
     errors: _containers.RepeatedScalarFieldContainer[str]
-    left: _containers.RepeatedCompositeFieldContainer[Devices]
-    def __init__(self, errors: _Optional[_Iterable[str]] = ..., left: _Optional[_Iterable[_Union[Devices, _Mapping]]] = ...) -> None: ...
+    beside: _containers.RepeatedCompositeFieldContainer[Bindings]
+    def __init__(self, errors: _Optional[_Iterable[str]] = ..., beside: _Optional[_Iterable[_Union[Bindings, _Mapping]]] = ...) -> None: ...
 
-class Devices(_message.Message):
-    __slots__ = ("device",)
+class Bindings(_message.Message):
+    __slots__ = ("device", "binding")
     DEVICE_FIELD_NUMBER: _ClassVar[int]
+    BINDING_FIELD_NUMBER: _ClassVar[int]
     device: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, device: _Optional[_Iterable[int]] = ...) -> None: ...
+    binding: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, device: _Optional[_Iterable[int]] = ..., binding: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class HolderRequest(_message.Message):
     __slots__ = ("partition", "app", "items")
@@ -261,38 +265,48 @@ class HolderRequest(_message.Message):
     def __init__(self, partition: _Optional[int] = ..., app: _Optional[int] = ..., items: _Optional[_Iterable[_Union[HolderItem, _Mapping]]] = ...) -> None: ...
 
 class HolderItem(_message.Message):
-    __slots__ = ("index", "account", "was")
+    __slots__ = ("index", "account", "was", "binding")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     ACCOUNT_FIELD_NUMBER: _ClassVar[int]
     WAS_FIELD_NUMBER: _ClassVar[int]
+    BINDING_FIELD_NUMBER: _ClassVar[int]
     index: int
     account: str
     was: str
-    def __init__(self, index: _Optional[int] = ..., account: _Optional[str] = ..., was: _Optional[str] = ...) -> None: ...
+    binding: int
+    def __init__(self, index: _Optional[int] = ..., account: _Optional[str] = ..., was: _Optional[str] = ..., binding: _Optional[int] = ...) -> None: ...
 
 class HolderReply(_message.Message):
-    __slots__ = ("errors", "was")
+    __slots__ = ("errors", "was", "binding")
     ERRORS_FIELD_NUMBER: _ClassVar[int]
     WAS_FIELD_NUMBER: _ClassVar[int]
+    BINDING_FIELD_NUMBER: _ClassVar[int]
     errors: _containers.RepeatedScalarFieldContainer[str]
     was: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, errors: _Optional[_Iterable[str]] = ..., was: _Optional[_Iterable[str]] = ...) -> None: ...
+    binding: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, errors: _Optional[_Iterable[str]] = ..., was: _Optional[_Iterable[str]] = ..., binding: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class LookupRequest(_message.Message):
-    __slots__ = ("partition", "app", "accounts")
+    __slots__ = ("partition", "app", "accounts", "index")
     PARTITION_FIELD_NUMBER: _ClassVar[int]
     APP_FIELD_NUMBER: _ClassVar[int]
     ACCOUNTS_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
     partition: int
     app: int
     accounts: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, partition: _Optional[int] = ..., app: _Optional[int] = ..., accounts: _Optional[_Iterable[str]] = ...) -> None: ...
+    index: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, partition: _Optional[int] = ..., app: _Optional[int] = ..., accounts: _Optional[_Iterable[str]] = ..., index: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class LookupReply(_message.Message):
-    __slots__ = ("devices",)
-    DEVICES_FIELD_NUMBER: _ClassVar[int]
-    devices: _containers.RepeatedCompositeFieldContainer[Devices]
-    def __init__(self, devices: _Optional[_Iterable[_Union[Devices, _Mapping]]] = ...) -> None: ...
+    __slots__ = ("lists", "holders", "known")
+    LISTS_FIELD_NUMBER: _ClassVar[int]
+    HOLDERS_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
+    lists: _containers.RepeatedCompositeFieldContainer[Bindings]
+    holders: _containers.RepeatedScalarFieldContainer[str]
+    known: _containers.RepeatedScalarFieldContainer[bool]
+    def __init__(self, lists: _Optional[_Iterable[_Union[Bindings, _Mapping]]] = ..., holders: _Optional[_Iterable[str]] = ..., known: _Optional[_Iterable[bool]] = ...) -> None: ...
 
 class PermitRequest(_message.Message):
     __slots__ = ("push_id", "speed", "wanted", "asker")
@@ -418,14 +432,16 @@ class PushRequest(_message.Message):
     def __init__(self, app: _Optional[str] = ..., audience: _Optional[bytes] = ..., devices: _Optional[_Iterable[int]] = ..., content: _Optional[bytes] = ..., ttl_s: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., holdout: _Optional[float] = ..., speed: _Optional[int] = ...) -> None: ...
 
 class PushReply(_message.Message):
-    __slots__ = ("push_id", "accepted", "unknown")
+    __slots__ = ("push_id", "accepted", "unknown", "unknown_accounts")
     PUSH_ID_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_ACCOUNTS_FIELD_NUMBER: _ClassVar[int]
     push_id: int
     accepted: int
     unknown: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, push_id: _Optional[int] = ..., accepted: _Optional[int] = ..., unknown: _Optional[_Iterable[int]] = ...) -> None: ...
+    unknown_accounts: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, push_id: _Optional[int] = ..., accepted: _Optional[int] = ..., unknown: _Optional[_Iterable[int]] = ..., unknown_accounts: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Stats(_message.Message):
     __slots__ = ("role", "samples")

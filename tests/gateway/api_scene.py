@@ -1,6 +1,6 @@
 """An API process over HTTP: a store, two apps, and a node that answers as a dispatch node would."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ from gateway.rpc import Method, RpcError, RpcServer
 from gateway.store.apps import Apps
 from gateway.store.leases import Lease
 from gateway.store.ownership import take_fence
-from protocol.ids import device_id
+from protocol.ids import device_id, push_place
 from protocol.schema import rpc_pb2
+from tests.gateway.account_owners import AccountOwners
 from tests.gateway.api_stage import (
     PARTITIONS,
     SECRETS,
@@ -22,6 +23,9 @@ from tests.gateway.api_stage import (
     bearer,
     config,
 )
+
+DEVICES = [1, 5]
+"""Indexes that the app `shop` has in each partition."""
 
 
 class Node:
@@ -37,6 +41,15 @@ class Node:
         """index -> what the owner says of it"""
         self.cuts: dict[int, rpc_pb2.CutReply] = {}
         self.cut_by: list[str] = []
+        self.accounts = AccountOwners(PARTITIONS, DEVICES)
+        self.lookups: list[rpc_pb2.LookupRequest] = []
+        self.ledgers: dict[tuple[int, int], rpc_pb2.LedgerReply] = {}
+        """(push id, device id) -> what the owner says"""
+        self.controls: list[rpc_pb2.ControlRequest] = []
+        self.on_controlled: Callable[[rpc_pb2.ControlRequest], None] = lambda _: None
+        """What a decision does to what is told of the push."""
+        self.undecided: set[int] = set()
+        """Partitions that fold no decisions."""
         self.server = RpcServer(
             {
                 Method.COUNTS: self.on_counts,
@@ -44,6 +57,11 @@ class Node:
                 Method.AUDIENCE: self.on_audience,
                 Method.TAG: self.on_tag,
                 Method.CUT: self.on_cut,
+                Method.ACCOUNT: self.on_account,
+                Method.HOLDER: self.on_holder,
+                Method.LOOKUP: self.on_lookup,
+                Method.LEDGER: self.on_ledger,
+                Method.CONTROL: self.on_control,
                 Method.STATS: lambda _: encode_stats(
                     "node", [("columba_records_total", {"kind": "push"}, 5.0)]
                 ),
@@ -88,6 +106,42 @@ class Node:
         answer.partitions.extend(p for p in range(PARTITIONS) if p not in self.hidden)
         return answer.SerializeToString()
 
+    def on_control(self, body: bytes) -> bytes:
+        request = rpc_pb2.ControlRequest.FromString(body)
+        self.controls.append(request)
+        self.on_controlled(request)
+        place = push_place(request.push_id)
+        concerned = range(PARTITIONS) if place.several else [place.partition]
+        folded = [p for p in concerned if p not in self.undecided]
+        return rpc_pb2.ControlReply(partitions=folded).SerializeToString()
+
+    def on_ledger(self, body: bytes) -> bytes:
+        request = rpc_pb2.LedgerRequest.FromString(body)
+        if request.device_id >> 32 in self.hidden:
+            raise RpcError("not_owner", "another node has this partition")
+        found = self.ledgers.get((request.push_id, request.device_id), rpc_pb2.LedgerReply())
+        return found.SerializeToString()
+
+    def on_account(self, body: bytes) -> bytes:
+        request = rpc_pb2.AccountRequest.FromString(body)
+        self.check_shown(request.partition)
+        return self.accounts.account(request).SerializeToString()
+
+    def on_holder(self, body: bytes) -> bytes:
+        request = rpc_pb2.HolderRequest.FromString(body)
+        self.check_shown(request.partition)
+        return self.accounts.holder(request).SerializeToString()
+
+    def on_lookup(self, body: bytes) -> bytes:
+        request = rpc_pb2.LookupRequest.FromString(body)
+        self.check_shown(request.partition)
+        self.lookups.append(request)
+        return self.accounts.lookup(request).SerializeToString()
+
+    def check_shown(self, p: int) -> None:
+        if p in self.hidden:
+            raise RpcError("not_owner", "another node has this partition")
+
     def on_device(self, body: bytes) -> bytes:
         device = rpc_pb2.DeviceRequest.FromString(body).device_id
         if device >> 32 in self.hidden:
@@ -130,7 +184,7 @@ def played(folder: Path) -> Iterator[Scene]:
         apps = Apps(backend.store)
         shop, other = await apps.create("shop"), await apps.create("other")
         await backend.apps.refresh()
-        await add_devices(backend.store, shop.number, {p: [1, 5] for p in range(PARTITIONS)})
+        await add_devices(backend.store, shop.number, {p: DEVICES for p in range(PARTITIONS)})
         await node.server.start(f"unix:{folder}/node.sock")
         info = {"rpc": node.server.address}
         lease = await Lease.take(backend.store, backend.clock, "node", 3600.0, info)

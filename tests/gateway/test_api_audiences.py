@@ -119,8 +119,6 @@ def test_unknown_segments_are_named_and_count_as_nobody(scene: Scene) -> None:
     [
         ("city:gz & )", Errno.AUDIENCE, "audience at position 10: expected"),
         ({"and": [{"tag": "a"}, {"not": 5}]}, Errno.AUDIENCE, "audience.and[1].not: expected"),
-        ("vip & account(u1)", Errno.ACCOUNTS, "accounts are not kept yet"),
-        ({"alias": ["u1"]}, Errno.ACCOUNTS, "accounts are not kept yet"),
         (
             f"vip | devices({', '.join(map(str, range(101)))})",
             Errno.DEVICES,

@@ -88,6 +88,19 @@ def test_everybody(scene: Scene) -> None:
     assert all(pushes[-1].push_id == int(answer["push_id"]) for pushes in logs.values())
 
 
+@pytest.mark.parametrize(
+    "audience", ["all", {"devices": [DEVICE]}, {"devices": [DEVICE, device_id(2, 1)]}]
+)
+def test_a_shape_stands_in_every_log(scene: Scene, audience: Any) -> None:
+    status, _, answer = scene.push(good(audience=audience, speed=7, holdout=0.25))
+    assert status == 202
+    logs = scene.stage.with_store(all_pushes)
+    last = [pushes[-1] for pushes in logs.values() if pushes]
+    found = [push for push in last if push.push_id == int(answer["push_id"])]
+    assert len(found) == (PARTITIONS if audience == "all" else len(audience["devices"]))
+    assert all((push.speed, push.holdout) == (7, 0.25) for push in found)
+
+
 def test_key_in_body_or_header_is_one_push_and_another_body_a_conflict(scene: Scene) -> None:
     first = scene.push(good(idempotency_key="k1"))
     again = scene.push(good(), {"Idempotency-Key": "k1"})
@@ -126,6 +139,8 @@ def test_validate_only_pushes_nothing(scene: Scene) -> None:
         ({"audience": "all"}, Errno.NO_CONTENT),
         (good(ttl=28 * 86_400 + 1), Errno.TTL),
         (good(audience={"devices": list(range(101))}), Errno.DEVICES),
+        (good(speed=0), Errno.SHAPE),
+        (good(speed=5, ttl=0, validate_only=True), Errno.SHAPE),
         (good(data={"a": "x" * MAX_CONTENT}), Errno.CONTENT_TOO_LARGE),
         (good(data={"a": "x" * 200_000}), Errno.BODY_TOO_LARGE),
     ],
@@ -218,6 +233,7 @@ def test_counts_of_a_push_in_one_partition(scene: Scene) -> None:
     assert status == 200
     assert answer == {
         "push_id": str(push_id),
+        "state": "running",
         "counts": {
             **dict.fromkeys(("failed", "recalled", "replaced", "overflowed", "stopped"), 0),
             **{"expired": 0, "clicked": 0, "dismissed": 0, "held_out": 0},
@@ -284,7 +300,7 @@ def test_counts_that_do_not_add_up_are_noticed(scene: Scene) -> None:
 
 def test_a_device(scene: Scene) -> None:
     scene.node.devices[DEVICE] = rpc_pb2.DeviceState(
-        known=True, app=1, edge=3, pending=2, tags=["vip", "city:hz"], epoch=2**53
+        known=True, app=1, edge=3, pending=2, tags=["vip", "city:hz"], epoch=2**53, account="u1"
     )
     path = f"devices/{DEVICE}"
     status, _, answer = scene.get(f"/v1/apps/shop/{path}")
@@ -295,8 +311,11 @@ def test_a_device(scene: Scene) -> None:
         "edge": 3,
         "pending": 2,
         "tags": ["city:hz", "vip"],
+        "account": "u1",
         "epoch": str(2**53),
     }
+    scene.node.devices[DEVICE].account = ""
+    assert scene.get(f"/v1/apps/shop/{path}")[2]["account"] is None
     for app, key, device in (
         ("other", scene.other_key, DEVICE),
         ("shop", scene.key, device_id(0, 44)),
@@ -445,8 +464,15 @@ def test_openapi_lists_all_routes_and_its_references_resolve(scene: Scene) -> No
         ("/v1/apps/{app}/pushes/{push_id}", "get"),
         ("/v1/apps/{app}/devices/{device_id}", "get"),
         ("/v1/apps/{app}/pushes/{push_id}/stats", "get"),
+        *(("/v1/apps/{app}/pushes/{push_id}:explain", verb) for verb in ("get", "post")),
+        *(
+            (f"/v1/apps/{{app}}/pushes/{{push_id}}:{v}", "post")
+            for v in ("pause", "resume", "stop")
+        ),
         *((f"/v1/apps/{{app}}/audience:{verb}", "post") for verb in ("count", "explain")),
         *((f"/v1/apps/{{app}}/tags:{verb}", "post") for verb in ("bind", "unbind")),
+        *((f"/v1/apps/{{app}}/accounts:{verb}", "post") for verb in ("bind", "unbind")),
+        ("/v1/apps/{app}/accounts/{account}", "get"),
         ("/v1/apps/{app}/segments", "get"),
         *(("/v1/apps/{app}/segments/{name}", verb) for verb in ("put", "get", "delete")),
         *((path, "get") for path in ("/v1/status", "/healthz", "/readyz", "/version", "/metrics")),
@@ -476,7 +502,7 @@ def test_the_examples_are_good_requests(scene: Scene) -> None:
     document = scene.stage.get("/openapi.json")[2]
     body = document["paths"]["/v1/apps/{app}/pushes"]["post"]["requestBody"]
     examples = body["content"]["application/json"]["examples"].values()
-    assert len(examples) == 4
+    assert len(examples) == 5
     for example in examples:
         assert scene.push({**example["value"], "validate_only": True})[0] == 200
 
@@ -528,6 +554,21 @@ def test_keys_are_the_same_over_rpc_and_http(scene: Scene) -> None:
     assert scene.push(body)[2]["push_id"] == str(reply.push_id)
 
 
+def test_keys_of_shaped_pushes_are_the_same_over_rpc_and_http(scene: Scene) -> None:
+    content = device_pb2.Content(data={"a": "b"}).SerializeToString()
+    shaped = rpc_push(
+        audience=b'"all"', content=content, idempotency_key="shaped", speed=500, holdout=0.1
+    )
+    reply = rpc_pb2.PushReply.FromString(rpc(scene, shaped))
+    body = {"audience": "all", "data": {"a": "b"}, "ttl": 60, "idempotency_key": "shaped"}
+    assert error_of(scene.push(body))["errno"] == Errno.CONFLICT
+    answer = scene.push({**body, "speed": 500, "holdout": 0.1})[2]
+    assert answer["push_id"] == str(reply.push_id)
+    for pushes in scene.stage.with_store(all_pushes).values():
+        (push,) = [push for push in pushes if push.push_id == reply.push_id]
+        assert (push.speed, push.holdout) == (500, 0.1)
+
+
 def test_an_audience_over_rpc(scene: Scene) -> None:
     backend = scene.stage.service.backend
     assert backend is not None
@@ -551,7 +592,7 @@ def test_a_tree_that_lists_devices_is_a_list_over_rpc(scene: Scene) -> None:
         (rpc_push(audience=b"{"), "invalid"),
         (rpc_push(audience=b'"vip"'), "invalid"),
         (rpc_push(audience=b'{"devices":[]}'), "invalid"),
-        (rpc_push(audience=b'{"account":"a"}'), "invalid"),
+        (rpc_push(audience=b'{"bound":"a","devices":["1"]}'), "invalid"),
         (rpc_push(audience=b'{"segment":"none"}'), "invalid"),
         (rpc_push(audience=b"[" * 100_000), "invalid"),
         (b"\xff", "invalid"),
@@ -563,6 +604,11 @@ def test_a_tree_that_lists_devices_is_a_list_over_rpc(scene: Scene) -> None:
         (rpc_push(devices=range(101)), "invalid"),
         (rpc_push(devices=[1], ttl_s=28 * 86_400 + 1), "invalid"),
         (rpc_push(devices=[1], idempotency_key="k" * 129), "invalid"),
+        (rpc_push(devices=[1], speed=1_000_000_001), "invalid"),
+        (rpc_push(devices=[1], speed=5, ttl_s=0), "invalid"),
+        (rpc_push(devices=[1], holdout=1.0), "invalid"),
+        (rpc_push(devices=[1], holdout=-0.1), "invalid"),
+        (rpc_push(devices=[1], holdout=float("nan")), "invalid"),
         (rpc_push(devices=[1], app="nowhere"), "unknown_app"),
     ],
 )

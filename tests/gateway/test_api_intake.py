@@ -13,6 +13,7 @@ from gateway.api import seat as seat_module
 from gateway.api.intake import WAITING_BYTES, Busy, IdempotencyConflict, Intake, Unavailable
 from gateway.api.order import Order, size_of
 from gateway.api.seat import Seat
+from gateway.api.shape import Shape
 from gateway.config import Api
 from gateway.dispatch.fanouts import complete_overdue
 from gateway.store import keys
@@ -484,6 +485,19 @@ async def all_alike(store: Store, push_ids: set[int]) -> None:
     for pushes in logs.values():
         assert {push.push_id for push in pushes} == push_ids
         assert all(push.audience and push.accepted_ms and not push.content for push in pushes)
+
+
+async def test_a_dispatch_node_keeps_the_shape_of_a_push(server: StoreServer, store: Store) -> None:
+    shape = Shape(speed=500, holdout=0.1)
+    async with desk(server.url) as one:
+        await fence_off(store, one.seat.number)
+        accepted = await one.intake.push(ALL._replace(options=shape.options()))
+        await soon(lambda: one.seat.taken_total == 2)
+        producer = (await one.seat.taken()).producer
+        home = push_place(accepted.push_id).partition
+        assert await complete_overdue(store, producer, home, FAR_MS) == 1
+    for (push,) in (await all_pushes(store)).values():
+        assert (push.push_id, push.speed, push.holdout) == (accepted.push_id, *shape)
 
 
 async def test_no_partition_of_a_fan_out_waits_for_another(

@@ -19,6 +19,7 @@ from gateway.api.order import (
     split,
     without,
 )
+from gateway.api.shape import Shape
 from gateway.audience import All
 from gateway.audience_text import parse_text
 from gateway.store.apps import App
@@ -134,11 +135,18 @@ def test_order_of_devices_makes_no_other_body() -> None:
         {"malformed": []},
         {"content": b"d"},
         {"ttl_s": 6},
+        {"shape": Shape(speed=5)},
+        {"shape": Shape(holdout=0.5)},
     ],
     ids=lambda changed: next(iter(changed)),
 )
 def test_every_part_makes_another_body(changed: dict[str, object]) -> None:
     assert digest(**changed) != digest()
+
+
+def test_digests_that_stand_in_stores_stay_what_they_were() -> None:
+    assert digest() == "8fef2c1526623171e4b0b7c9d0eca4f06a843920822c457b3ddec14e2a002277"
+    assert digest(shape=Shape()) == digest()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from gateway.audience_text import parse_text
 from gateway.config import Api
 from gateway.store.apps import App
 from protocol.codes import MAX_CONTENT
-from protocol.schema import device_pb2
+from protocol.schema import device_pb2, log_pb2
 
 APP = App("shop", 7, "access", ())
 LIMITS = Api(max_devices=3, max_ttl_s=100, default_ttl_s=50)
@@ -159,6 +159,47 @@ BAD: dict[str, tuple[Any, Errno, str]] = {
     ),
     "ttl too long": ({"audience": "all", "data": {"a": "b"}, "ttl": 101}, Errno.TTL, "0 to 100"),
     "negative ttl": ({"audience": "all", "data": {"a": "b"}, "ttl": -1}, Errno.TTL, "$.ttl"),
+    "speed of nothing": (
+        {"audience": "all", "data": {"a": "b"}, "speed": 0},
+        Errno.SHAPE,
+        'Expected `int` >= 1 or "auto", got the number 0 - at `$.speed`',
+    ),
+    "negative speed": ({"audience": "all", "data": {"a": "b"}, "speed": -1}, Errno.SHAPE, "-1"),
+    "speed beyond all bounds": (
+        {"audience": "all", "data": {"a": "b"}, "speed": 10**9 + 1},
+        Errno.SHAPE,
+        "1 to 1000000000 devices a second",
+    ),
+    "speed as text": (
+        {"audience": "all", "data": {"a": "b"}, "speed": "5"},
+        Errno.SHAPE,
+        '"auto", got the string "5" - at `$.speed`',
+    ),
+    "speed in fractions": (
+        {"audience": "all", "data": {"a": "b"}, "speed": 1.5},
+        Errno.FIELD,
+        "got `float` - at `$.speed`",
+    ),
+    "speed with one attempt": (
+        {"audience": "all", "data": {"a": "b"}, "speed": 5, "ttl": 0},
+        Errno.SHAPE,
+        "a push with ttl 0 has one attempt, at once",
+    ),
+    "all held out": (
+        {"audience": "all", "data": {"a": "b"}, "holdout": 1},
+        Errno.SHAPE,
+        "holdout is 1.0: from 0 to below 1",
+    ),
+    "less than nobody held out": (
+        {"audience": "all", "data": {"a": "b"}, "holdout": -0.1},
+        Errno.SHAPE,
+        "holdout is -0.1",
+    ),
+    "holdout as text": (
+        {"audience": "all", "data": {"a": "b"}, "holdout": "0.1"},
+        Errno.FIELD,
+        "`float`, got `str` - at `$.holdout`",
+    ),
     "nobody named": (
         {"audience": {"devices": []}, "data": {"a": "b"}},
         Errno.DEVICES,
@@ -219,6 +260,29 @@ def test_the_digest_is_of_the_meaning() -> None:
     spelled = b'{"ttl":50, "notification":{"title":"t"},"audience":"all","idempotency_key":"k"}'
     assert parsed(spelled).order.body_digest == parsed(key="k").order.body_digest
     assert parsed(key="k", ttl=51).order.body_digest != parsed(key="k").order.body_digest
+
+
+@pytest.mark.parametrize("audience", ["all", "city:gz", {"devices": ["1"]}, {"devices": [1, 2]}])
+def test_a_shape(audience: Any) -> None:
+    options = parsed(audience=audience, speed=500, holdout=0.125).order.options
+    assert log_pb2.Push.FromString(options) == log_pb2.Push(speed=500, holdout=0.125)
+    assert parsed(speed=5, holdout=-0.0).order.options == parsed(speed=5).order.options
+    assert log_pb2.Push.FromString(parsed(holdout=0.5, ttl=0).order.options).holdout == 0.5
+
+
+@pytest.mark.parametrize(
+    "said", [{"speed": "auto"}, {"holdout": 0}, {"holdout": -0.0}, {"speed": "auto", "ttl": 0}]
+)
+def test_what_is_said_and_changes_nothing_is_no_shape(said: dict[str, Any]) -> None:
+    plain = parsed(key="k", **{name: value for name, value in said.items() if name == "ttl"})
+    shaped = parsed(key="k", **said)
+    assert shaped.order == plain.order and shaped.order.options == b""
+
+
+def test_the_digest_is_of_the_shape_too() -> None:
+    bodies = [{}, {"speed": 5}, {"speed": 6}, {"holdout": 0.5}, {"holdout": 0.5, "speed": 5}]
+    digests = {parsed(key="k", **body).order.body_digest for body in bodies}
+    assert len(digests) == len(bodies)
 
 
 @pytest.mark.parametrize("text", ["", " 1", "+1", "1_0", "٣", "²", "1" * 21, str(2**64), "0x1"])

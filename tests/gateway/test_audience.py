@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.audience import (
     MAX_ACCOUNT_BYTES,
+    MAX_ACCOUNTS,
     MAX_DEPTH,
     MAX_ID,
     MAX_LEAVES,
@@ -19,6 +20,7 @@ from gateway.audience import (
     And,
     Audience,
     AudienceError,
+    Bound,
     Devices,
     Not,
     Or,
@@ -38,7 +40,7 @@ from gateway.audience import (
 )
 from gateway.audience_json import from_json, to_json
 from gateway.audience_notes import describe
-from gateway.audience_text import parse_text
+from gateway.audience_text import parse_text, to_text
 from protocol.codes import MAX_TAG_BYTES
 from tests.gateway.audience_trees import World, plain_leaves, select, trees, worlds
 
@@ -319,6 +321,37 @@ def test_limits_of_a_tree_made_by_hand() -> None:
         check_limits(any_of(tags))
 
 
+def test_accounts_have_a_limit_of_their_own_and_bound_ones_none() -> None:
+    accounts = [Account(str(i)) for i in range(MAX_ACCOUNTS + 1)]
+    bound = [Bound(str(i), (i,)) for i in range(2 * MAX_ACCOUNTS)]
+    tags = [Tag(str(i)) for i in range(MAX_LEAVES)]
+    most = any_of([*tags, *accounts[1:], *bound])
+    check_limits(most)
+    assert from_json(to_json(most), bound=True) == most
+    whole = any_of([*tags, *accounts[1:]])
+    assert parse_text(to_text(whole)) == whole
+    written = to_json(any_of(accounts))
+    assert isinstance(written, dict)
+    for refused in (
+        lambda: check_limits(any_of([*tags, *accounts])),
+        lambda: from_json(written),
+        lambda: from_json({"or": [{"account": "u"}] * (MAX_ACCOUNTS + 1)}),
+        lambda: parse_text(" | ".join(f"account({i})" for i in range(MAX_ACCOUNTS + 1))),
+    ):
+        with pytest.raises(AudienceError, match=f"too many accounts: at most {MAX_ACCOUNTS}"):
+            refused()
+    with pytest.raises(AudienceError, match="too many leaves"):
+        check_limits(any_of([*tags, All(), *accounts[1:]]))
+
+
+def test_accounts_that_have_been_looked_up_are_no_part_of_the_language() -> None:
+    bound = Bound("u1", (1, 2), "latest")
+    assert from_json(to_json(bound), bound=True) == bound
+    assert to_text(bound) == "account(u1, latest)" and to_text(Bound("u1", ())) == "account(u1)"
+    with pytest.raises(AudienceError, match="`bound` does not belong"):
+        from_json(to_json(bound))
+
+
 @pytest.mark.parametrize(
     "limit, made",
     [
@@ -406,6 +439,15 @@ def test_circles_are_refused(saved: dict[str, str], circle: str) -> None:
     with pytest.raises(AudienceError) as error:
         resolve(Segment("a"), {name: parse_text(text) for name, text in saved.items()})
     assert str(error.value) == f"audience: segments that refer to themselves: {circle}"
+
+
+def test_accounts_of_segments_count_too() -> None:
+    half = any_of(Account(str(i)) for i in range(MAX_ACCOUNTS // 2))
+    saved = {"half": half, "more": any_of([half, Account("one")])}
+    tree = parse_text("segment(half) & a | segment(half) & b")
+    assert len(list(leaves(resolve(tree, saved)))) == MAX_ACCOUNTS + 2
+    with pytest.raises(AudienceError, match=f"more than {MAX_ACCOUNTS} accounts"):
+        resolve(parse_text("segment(half) & a | segment(more) & b"), saved)
 
 
 def test_a_long_chain_of_segments() -> None:

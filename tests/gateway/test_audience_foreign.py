@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.audience import Account, AudienceError, Devices, Tag, any_of
+from gateway.audience import MAX_ACCOUNTS, Account, AudienceError, Devices, Tag, any_of
 from gateway.audience_foreign import from_request
 from gateway.audience_text import to_text
 from tests.gateway.audience_trees import TAGS, World, select, worlds
@@ -434,8 +434,13 @@ def test_any_request_is_a_tree_or_an_audience_error(body: dict[str, Any]) -> Non
 
 
 def test_limits_hold_for_foreign_lists() -> None:
-    many = [str(i) for i in range(512)]
+    many = [str(i) for i in range(MAX_ACCOUNTS)]
     assert from_request({"audience": {"alias": many}}) == any_of(map(Account, many))
-    with pytest.raises(AudienceError, match=r"audience\.alias\[512\]: too many leaves"):
+    tpns = {"audience_type": "account_list", "account_list": many, "account_push_type": 1}
+    assert from_request(tpns) == any_of(map(Account, many))
+    with pytest.raises(AudienceError, match=r"audience\.alias\[1000\]: too many accounts"):
         from_request({"audience": {"alias": [*many, "512"]}})
-    assert from_request({"audience": {"registration_id": many * 2}}) == Devices(tuple(range(512)))
+    listed = Devices(tuple(range(MAX_ACCOUNTS)))
+    assert from_request({"audience": {"registration_id": many * 2}}) == listed
+    with pytest.raises(AudienceError, match=r"audience\.tag\[512\]: too many leaves"):
+        from_request({"audience": {"tag": many}})

@@ -85,6 +85,7 @@ def test_limits() -> None:
     assert [int(row[1]) for row in rows("what", "at most", "why")] == [
         audience.MAX_DEPTH,
         audience.MAX_LEAVES,
+        audience.MAX_ACCOUNTS,
         MAX_TAG_BYTES,
         audience.MAX_ACCOUNT_BYTES,
         audience.MAX_NAME_BYTES,

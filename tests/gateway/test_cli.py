@@ -17,6 +17,7 @@ import pytest
 import structlog
 from typer.testing import CliRunner
 
+from gateway.cli import partitions
 from gateway.cli.client import ApiClient, ApiProblem, status_lines
 from gateway.cli.commands import app, run
 
@@ -81,6 +82,10 @@ def test_help_names_every_command() -> None:
         "dispatch",
         "api",
         "push",
+        "pause",
+        "resume",
+        "stop",
+        "explain",
         "audience",
         "device",
         "status",
@@ -114,6 +119,10 @@ def test_help_imports_nothing_heavy() -> None:
         (["push", "--all", "--device", "1", "--title", "x"], "name the audience"),
         (["push", "--all", "--to", "vip", "--title", "x"], "name the audience"),
         (["audience", "count"], "Missing argument 'EXPR'"),
+        (["stop"], "Missing argument 'PUSH_ID'"),
+        (["explain", "1"], "Missing argument 'DEVICE_ID'"),
+        (["pause", "1", "--api", "http://127.0.0.1:1"], "no answer from"),
+        (["push", "--all", "--title", "x", "--speed", "fast"], "Invalid value for '--speed'"),
         (["push", "--all", "--data", "x"], "--data takes key=value"),
         (["push", "--all", "--title", "x", "--api", "http://127.0.0.1:1"], "no answer from"),
         (["push", "--all", "--title", "x", "--api", "nowhere"], "is not the address of an API"),
@@ -172,6 +181,79 @@ def test_push_to_an_expression(fake: type[FakeApi], capsys: pytest.CaptureFixtur
     assert run(["push", "--to", "city:gz & !vip", "--title", "t"]) == 0
     assert fake.asked[0][2]["audience"] == "city:gz & !vip"
     assert capsys.readouterr().out == "push 12 accepted\nnote: so and so\n"
+
+
+def test_push_at_a_speed_and_with_a_holdout(fake: type[FakeApi]) -> None:
+    fake.answers["/v1/apps/demo/pushes"] = [(202, {"push_id": "12"})]
+    assert run(["push", "--all", "--title", "t", "--speed", "500", "--holdout", "0.1"]) == 0
+    assert run(["push", "--all", "--title", "t"]) == 0
+    shaped, plain = (asked[2] for asked in fake.asked)
+    assert shaped == {**plain, "speed": 500, "holdout": 0.1}
+    assert plain.keys() == {"audience", "notification"}
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume", "stop"])
+def test_decisions_about_a_push(
+    fake: type[FakeApi], capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    path = f"/v1/apps/shop/pushes/12:{verb}"
+    decided = {"push_id": "12", "state": "so or so", "counts": {"targeted": 2, "pending": 0}}
+    fake.answers[path] = [(200, decided)]
+    assert run([verb, "12", "--app", "shop", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == decided
+    assert fake.asked[0][:3] == ("POST", path, None)
+    assert run([verb, "12", "--app", "shop"]) == 0
+    assert capsys.readouterr().out == "push 12 is so or so\ntargeted 2\n"
+
+
+def test_an_id_that_is_none_is_the_api_s_to_refuse(
+    fake: type[FakeApi], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["stop", "1 /x"]) == 2
+    assert fake.asked[0][1] == "/v1/apps/demo/pushes/1%20%2Fx:stop"
+    assert capsys.readouterr().err == "columba: the API answered 404: no such thing\n"
+
+
+LEDGER = {
+    "push_id": "12",
+    "device_id": "7",
+    "state": "pending",
+    "why": "sent 2 times, last 12 s ago, no receipt yet",
+    "online": True,
+    "edge": 3,
+    "terms": [{"term": "city:gz", "matches": True}, {"term": "!vip", "matches": False}],
+    "steps": [
+        {"at": "2026-11-22T07:16:40.500+00:00", "event": "accepted"},
+        {"at": None, "event": "targeted"},
+        {"at": "2026-11-22T07:16:41.500+00:00", "event": "edge_down", "edge": 2},
+        {"at": "2026-11-22T07:16:42.500+00:00", "event": "sent", "edge": 3, "attempt": 2},
+    ],
+    "notes": ["so and so"],
+}
+
+
+def test_explain(fake: type[FakeApi], capsys: pytest.CaptureFixture[str]) -> None:
+    path = "/v1/apps/shop/pushes/12:explain?device=7%26"
+    bare = {"state": "held_out", "why": "on purpose", "device_id": "7", "online": False, "edge": 0}
+    fake.answers[path] = [(200, LEDGER), (200, LEDGER), (200, {**bare, "steps": [], "terms": []})]
+    assert run(["explain", "12", "7&", "--app", "shop", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == LEDGER
+    assert fake.asked[0][:3] == ("GET", path, None)
+    assert run(["explain", "12", "7&", "--app", "shop"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "pending: sent 2 times, last 12 s ago, no receipt yet",
+        "device 7 is online at edge 3",
+        "  2026-11-22T07:16:40.500+00:00  accepted",
+        "  no longer known when           targeted",
+        "  2026-11-22T07:16:41.500+00:00  edge down (edge 2)",
+        "  2026-11-22T07:16:42.500+00:00  sent (edge 3, attempt 2)",
+        "the audience, as it stands now:",
+        "  yes  city:gz",
+        "  no   !vip",
+        "note: so and so",
+    ]
+    assert run(["explain", "12", "7&", "--app", "shop"]) == 0
+    assert capsys.readouterr().out == "held_out: on purpose\ndevice 7 is offline\n"
 
 
 EXPLAINED = {
@@ -265,6 +347,8 @@ def test_status(fake: type[FakeApi], capsys: pytest.CaptureFixture[str]) -> None
         "readyz": {"ready": True},
         "status": {"edges": [{"number": 1, "connections": 5}]},
         "pids": None,
+        "partitions": [],
+        "total": partitions.total([]),
     }
     fake.answers["/readyz?verbose"] = [(503, {"error": {"message": "draining"}})]
     assert run(["status"]) == 1
@@ -274,13 +358,18 @@ def test_status(fake: type[FakeApi], capsys: pytest.CaptureFixture[str]) -> None
 def test_status_shows_a_line_for_each_process() -> None:
     processes = {
         "edge": [{"number": 1, "answered": True, "stats": {"columba_connections": 5.0}}],
-        "node": [{"number": 2, "answered": False}, {"number": 3, "answered": True, "stats": {}}],
+        "node": [
+            {"number": 2, "answered": False},
+            {"number": 3, "answered": True, "stats": {}},
+            {"number": 4, "answered": True, "stats": {"columba_loop_stall_seconds": 0.0123}},
+        ],
     }
     assert status_lines({"partitions": 16, "processes": processes}, {"store": 7}) == [
         "partitions  16",
         "edge 1      5 connections",
         "node 2      does not answer",
         "node 3      answers",
+        "node 4      longest stall 12 ms",
         "store       pid 7",
     ]
 

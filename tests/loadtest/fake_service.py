@@ -9,10 +9,12 @@ import asyncio
 import json
 import os
 import sys
+from typing import Any
 
 from protocol.codes import MAX_BODY_UP, Kind
 from protocol.frames import PONG, FrameBuffer, encode
 from protocol.schema import device_pb2
+from tests.loadtest.fake_audiences import FakeAudiences
 
 FIRST_DEVICE = 1 << 32
 STATES = ("received", "failed", "recalled", "replaced", "overflowed", "stopped", "expired")
@@ -35,6 +37,7 @@ class FakeService:
         self._installations: dict[bytes, int] = {}
         self._online: dict[int, asyncio.StreamWriter] = {}
         self._pushes: dict[int, Push] = {}
+        self._audiences = FakeAudiences(fault)
 
     async def on_device(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         buffer, device = FrameBuffer(MAX_BODY_UP), 0
@@ -47,6 +50,11 @@ class FakeService:
                         writer.write(PONG)
                     elif kind == Kind.RECEIPTS:
                         self._on_receipts(device, device_pb2.Receipts.FromString(body), writer)
+                    elif kind == Kind.PROFILE:
+                        profile = device_pb2.Profile.FromString(body)
+                        self._audiences.on_profile(device, profile)
+                        ack = device_pb2.ProfileAck(change=profile.change)
+                        writer.write(encode(Kind.PROFILE_ACK, ack.SerializeToString()))
         except ConnectionError:
             pass
         finally:
@@ -92,7 +100,8 @@ class FakeService:
                 method, path, _ = head.split(" ", 2)
                 length = head.lower().partition("content-length:")[2].partition("\r\n")[0]
                 body = await reader.readexactly(int(length or 0))
-                status, answer = 401, {}
+                status: int = 401
+                answer: dict[str, object] = {}
                 if "Bearer api-key" in head:
                     status, answer = self._answer(method, path, body)
                 raw = json.dumps(answer).encode()
@@ -106,28 +115,51 @@ class FakeService:
             writer.close()
 
     def _answer(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, object]]:
-        if method == "POST":
+        name = path.rpartition("/")[2]
+        if method == "POST" and name == "pushes":
             self._posts += 1
             if self._fault == "busy" and self._posts % 2:
                 return 503, {}
-            request = json.loads(body)
-            return 202, {"push_id": str(self._accept(request))}
-        push = self._pushes[int(path.rpartition("/")[2])]
-        counts = {
+            return 202, {"push_id": str(self._accept(json.loads(body)))}
+        if method == "POST" and name == "audience:count":
+            wrong = self._fault == "miscounting" and bool(self._pushes)
+            return 200, {"count": len(self._meant(json.loads(body)["audience"])) + wrong}
+        if method == "POST":
+            items = json.loads(body)["items"]
+            return 200, self._audiences.tag(items, self._devices(), bind=name == "tags:bind")
+        if name.startswith("stats?by="):
+            push = self._pushes[int(path.split("/")[-2])]
+            return 200, {"by": self._cuts(push, name.partition("=")[2].split(","))}
+        push = self._pushes[int(name)]
+        return 200, {"push_id": str(push.push_id), "counts": self._counts(push)}
+
+    def _counts(self, push: Push) -> dict[str, int]:
+        return {
             **dict.fromkeys(STATES, 0),
             "targeted": len(push.targets),
             "received": len(push.received),
             "pending": len(push.targets - push.received),
             "displayed": len(push.displayed),
         }
-        return 200, {"push_id": str(push.push_id), "counts": counts}
+
+    def _cuts(self, push: Push, by: list[str]) -> dict[str, dict[str, dict[str, int]]]:
+        cuts = self._audiences.cuts(push, self._devices(), by)
+        for counts in (each for tags in cuts.values() for each in tags.values()):
+            counts["displayed"] = 0 if self._fault == "blind" else counts.get("displayed", 0)
+        return cuts
+
+    def _devices(self) -> set[int]:
+        return set(self._installations.values())
+
+    def _meant(self, audience: Any) -> set[int]:
+        if isinstance(audience, dict) and audience.keys() == {"devices"}:
+            return set(map(int, audience["devices"]))  # also those that nobody has
+        return self._audiences.meant(audience, self._devices(), self._pushes)
 
     def _accept(self, request: dict[str, object]) -> int:
         notification = device_pb2.Notification(**request["notification"])  # type: ignore[arg-type]
         content = device_pb2.Content(notification=notification, data=request["data"])  # type: ignore[arg-type]
-        audience = request["audience"]
-        everybody = set(self._installations.values())
-        wanted = everybody if audience == "all" else set(map(int, audience["devices"]))  # type: ignore[index]
+        wanted = self._meant(request["audience"])
         for _ in range(2 if self._fault == "repeat" else 1):
             push = Push(1000 + len(self._pushes), content, wanted)
             self._pushes[push.push_id] = push

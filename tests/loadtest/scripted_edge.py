@@ -128,7 +128,7 @@ def turn_until(fleet: Fleet, reached: object) -> None:
 
 def receipts_of(frames: list[Frame]) -> list[tuple[int, int, int]]:
     """(seq of the frame, push id, state) of each receipt in the RECEIPTS among these."""
-    found = []
+    found: list[tuple[int, int, int]] = []
     for kind, body in frames:
         if kind == Kind.RECEIPTS:
             message = device_pb2.Receipts.FromString(body)

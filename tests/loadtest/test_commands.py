@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from loadtest import audience
 from loadtest.__main__ import app
 from loadtest.api_client import ApiClient, ApiFailed
 from loadtest.connect import measure_connect
 from loadtest.demo import passed, run_demo
 from loadtest.fanout import measure_fanout
+from loadtest.fleet import Plan
+from loadtest.fleet_process import FleetProcess
 from loadtest.service import Service, ServiceFailed, from_ready, running
 from loadtest.single import measure_single
 from loadtest.view import View
@@ -31,6 +34,9 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("loadtest.single._WARM_UP_S", 0.1)
     monkeypatch.setattr("loadtest.single._SETTLE_S", 1.0)
     monkeypatch.setattr("loadtest.fanout._IDLE_S", 0.1)
+    monkeypatch.setattr("loadtest.audience._STEP_S", 0.01)
+    monkeypatch.setattr("loadtest.audience_checks._AGREE_S", 0.1)
+    monkeypatch.setattr("loadtest.api_client._AWAY_S", 0.01)
 
 
 @pytest.fixture
@@ -98,6 +104,19 @@ def test_api_client_waits_when_told_to_and_not_otherwise(tmp_path: Path) -> None
     assert gone.value.status == 0
 
 
+def test_api_client_sends_changes_of_tags_again_where_that_helps(tmp_path: Path) -> None:
+    with fake(tmp_path, "busy") as service, ApiClient(service) as api:
+        with FleetProcess(Plan(address=service.devices, devices=5)) as fleet:
+            fleet.dial(range(5))
+            fleet.wait("open", 5, 5)
+            api.tag(fleet.device_ids(), "vip", "beta", bind=True)
+            assert api.count("vip & beta") == 5
+            api.tag(fleet.device_ids()[:2], "vip", bind=False)
+            assert api.count({"tag": "vip"}) == 3 and api.count("beta") == 5
+        with pytest.raises(ApiFailed, match=r"tags:bind: 1 of 1 failed, .*unknown_device"):
+            api.tag([77], "vip", bind=True)
+
+
 def test_demo_passes(tmp_path: Path, view: View) -> None:
     with fake(tmp_path) as service:
         result = asyncio.run(run_demo(service, 100, view, kill_edge=False))
@@ -113,6 +132,49 @@ def test_demo_finds_what_was_lost(
     with fake(tmp_path, "lose") as service:
         result = asyncio.run(run_demo(service, 100, view, kill_edge=False))
     assert result["lost"] > 0 and not passed(result)
+
+
+def test_audience_passes(tmp_path: Path, view: View) -> None:
+    with fake(tmp_path) as service:
+        result = audience.run_audience(service, 200, 1, view)
+        assert audience.passed(result), result
+        assert result["devices"] == 200 and result["pushes"] > 40 and result["wrong"] == []
+        assert result["received"] == result["targeted"] > result["displayed"] > 0
+        assert result["undecided"] > 0 and result["tag_changes"] > 200
+        assert result["counts_compared"] > 60 and result["stats_compared"] > 500
+        with pytest.raises(ValueError, match="has 200 devices already"):
+            audience.run_audience(service, 200, 1, view)
+
+
+@pytest.mark.parametrize(
+    ("fault", "broken"),
+    [
+        ("stale", "strays"),
+        ("moving", "lost"),
+        ("lose", "late"),
+        ("repeat", "duplicates"),
+        ("blind", "stats_equal"),
+    ],
+)
+def test_audience_finds_what_a_service_does_wrong(
+    tmp_path: Path, view: View, monkeypatch: pytest.MonkeyPatch, fault: str, broken: str
+) -> None:
+    # What is lost is waited for; a slow machine must still get through a stage.
+    monkeypatch.setattr("loadtest.audience._STAGE_S", 4.0)
+    with fake(tmp_path, fault) as service:
+        result = audience.run_audience(service, 200, 1, view)
+    assert not audience.passed(result)
+    assert bool(result[broken]) != broken.endswith("_equal"), result
+
+
+def test_audience_command_says_by_its_code_that_something_is_wrong(tmp_path: Path) -> None:
+    with fake(tmp_path, "miscounting"):
+        options = ["--ready", str(tmp_path / "out"), "audience", "--devices", "100", "--json"]
+        result = CliRunner().invoke(app, options)
+    assert result.exit_code == 1, result.output
+    told = json.loads(result.stdout.splitlines()[-1])
+    assert not told["counts_equal"] and told["stats_equal"] and told["lost"] == 0
+    assert "count of all: the service says 101, the devices 100" in told["wrong"]
 
 
 def test_command_attaches_and_ends_with_one_object(tmp_path: Path) -> None:

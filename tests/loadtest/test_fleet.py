@@ -1,10 +1,7 @@
 """The fleet against a scripted edge: real sockets, manual clock, no sleeps."""
 
 import time
-from collections.abc import Iterator
 from random import Random
-
-import pytest
 
 from loadtest.device_table import ENDED
 from loadtest.fleet import Fleet, Plan
@@ -12,6 +9,7 @@ from protocol.codes import CloseCode, Kind
 from protocol.credentials import registration_proof
 from protocol.frames import encode
 from protocol.schema import device_pb2
+from tests.loadtest.fleet_setting import Setting
 from tests.loadtest.scripted_edge import (
     Peer,
     ScriptedEdge,
@@ -23,51 +21,6 @@ from tests.loadtest.scripted_edge import (
 )
 
 RECEIVED, DISPLAYED = device_pb2.RECEIVED, device_pb2.DISPLAYED
-
-
-class Clock:
-    """Seconds, moved by hand; begins at the real time since latencies are real."""
-
-    def __init__(self) -> None:
-        self.now = time.monotonic()
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Setting:
-    """An edge and fleets that dial it, with one clock."""
-
-    def __init__(self, edge: ScriptedEdge) -> None:
-        self.edge = edge
-        self.clock = Clock()
-        self.fleets: list[Fleet] = []
-
-    def fleet(self, devices: int = 1, **options: object) -> Fleet:
-        plan = Plan(
-            address=self.edge.address,
-            devices=devices,
-            app="demo",
-            access_key="key",
-            **options,  # type: ignore[arg-type]
-        )
-        fleet = Fleet(plan, self.clock, Random(1))
-        fleet.dial(range(devices))
-        self.fleets.append(fleet)
-        return fleet
-
-    def later(self, fleet: Fleet, seconds: float) -> None:
-        self.clock.now += seconds
-        fleet.turn(0)
-
-
-@pytest.fixture
-def setting() -> Iterator[Setting]:
-    with ScriptedEdge() as edge:
-        setting = Setting(edge)
-        yield setting
-        for fleet in setting.fleets:
-            fleet.close()
 
 
 def show(fleet: Fleet, peer: Peer, push_id: int, **data: str) -> None:

@@ -45,6 +45,24 @@ def test_floor_writes_to_a_fleet_and_tells_its_cpu(floor: Floor) -> None:
         assert fleet.device_ids() == [0] * 50, "bare connections are no devices of anybody's"
 
 
+def test_a_fleet_keeps_the_tags_of_its_rows(floor: Floor) -> None:
+    with FleetProcess(Plan(address=floor.address, devices=4)) as fleet:
+        assert fleet.set_tags(range(1, 4), [["a", "lang:zh"], [], ["b"]], [0, 1, 2]) == 2
+        assert fleet.set_tags(range(3, 4), [["b"]], [0]) == 0
+        expected = [frozenset(), frozenset({"a", "lang:zh"}), frozenset(), frozenset({"b"})]
+        assert fleet.tags() == expected
+        assert fleet.counters()["profiles_unacked"] == 2
+        for rows, choices, which, said in (
+            (range(4), [["b"]], [0, 0, 0], "3 choices for rows 0 to 4"),
+            (range(2, 5), [["b"]], [0, 0, 0], "3 choices for rows 2 to 5"),
+            (range(4), [["b"]], [0, 0, 0, 1], "IndexError"),
+            (range(4), [["new:1d"]], [0, 0, 0, 0], "new:1d"),
+        ):
+            with pytest.raises(ChildFailed, match=said):
+                fleet.set_tags(rows, choices, which)
+        assert fleet.tags() == expected
+
+
 def test_floor_without_readers_says_so(floor: Floor) -> None:
     with pytest.raises(ChildFailed, match="Timeout"):
         floor.accept(1, 0.05)

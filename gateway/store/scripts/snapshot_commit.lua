@@ -1,11 +1,10 @@
--- Make a snapshot the one that counts, keep the one before it as a fallback, trim the log up to
--- that fallback, and drop the chunks that neither refers to.
--- KEYS  1 {p}:manifest  2 {p}:manifest:previous  3 {p}:trimmed  4 {p}:log  5 {p}:chunks  6 {p}:owner
+-- Make a snapshot the one that counts, keep the one before it as a fallback, and trim the log up to
+-- that fallback.
+-- KEYS  1 {p}:manifest  2 {p}:manifest:previous  3 {p}:trimmed  4 {p}:log  5 {p}:owner
 -- ARGV  1 fence  2 manifest  3 previous manifest ('' = none)  4 position of the previous one
---       then chunks to drop
 -- Raises FENCED.
 
-if redis.call('HGET', KEYS[6], 'fence') ~= ARGV[1] then
+if redis.call('HGET', KEYS[5], 'fence') ~= ARGV[1] then
   return redis.error_reply('FENCED another owner has taken this partition')
 end
 redis.call('SET', KEYS[1], ARGV[2])
@@ -14,8 +13,5 @@ if ARGV[3] ~= '' then
   redis.call('SET', KEYS[3], ARGV[4])
   -- MINID keeps entries from that id on; the position itself is folded and may stay.
   redis.call('XTRIM', KEYS[4], 'MINID', ARGV[4])
-end
-for at = 5, #ARGV, 1000 do
-  redis.call('HDEL', KEYS[5], unpack(ARGV, at, math.min(at + 999, #ARGV)))
 end
 return 1

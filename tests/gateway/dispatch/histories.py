@@ -64,13 +64,12 @@ CONTROLS = st.builds(
     until_ms=st.sampled_from([records.START_MS + 3, 9_000_000]),
 )
 _USERS = st.sampled_from(["u1", "u2"])
-ACCOUNTS = st.builds(
-    records.account, _USERS, _SOME, app=st.integers(1, 2), remove=st.booleans(), only=st.booleans()
-)
+_BOUND = st.lists(st.tuples(DEVICES, st.integers(0, 3)), max_size=4)
+ACCOUNTS = st.builds(records.account, _USERS, _BOUND, app=st.integers(1, 2), remove=st.booleans())
 HOLDERS = st.builds(
     records.holder,
     st.sampled_from(["u1", "u2", ""]),
-    _SOME,
+    _BOUND,
     app=st.integers(1, 2),
     was=st.sampled_from(["", "u1"]),
 )

@@ -5,6 +5,7 @@ from typing import Any
 
 from gateway.dispatch.campaign import Campaign, Push, Single, Tally
 from gateway.dispatch.partition import Effects, Partition
+from gateway.dispatch.pieces import Frozen
 from protocol.schema import log_pb2
 
 START_MS = 1_000_000
@@ -84,20 +85,31 @@ def control(
     return log_pb2.Record(controls=[row]).SerializeToString()
 
 
-def account(
-    name: str,
-    devices: Iterable[int] = (),
-    *,
-    app: int = 1,
-    remove: bool = False,
-    only: bool = False,
-) -> bytes:
-    row = log_pb2.AccountChange(app=app, account=name, remove=remove, only=only, device=devices)
-    return log_pb2.Record(accounts=[row]).SerializeToString()
+Pairs = Iterable[tuple[int, int]]
+"""(device, or its index; binding)"""
 
 
-def holder(name: str, indexes: Iterable[int], *, app: int = 1, was: str = "") -> bytes:
-    row = log_pb2.Holder(app=app, account=name, was=was, index=indexes)
+def account(name: str, bound: Pairs, *, app: int = 1, remove: bool = False) -> bytes:
+    rows = list(bound)
+    change = log_pb2.AccountChange(
+        app=app,
+        account=name,
+        remove=remove,
+        device=[device for device, _ in rows],
+        binding=[binding for _, binding in rows],
+    )
+    return log_pb2.Record(accounts=[change]).SerializeToString()
+
+
+def holder(name: str, bound: Pairs, *, app: int = 1, was: str = "") -> bytes:
+    rows = list(bound)
+    row = log_pb2.Holder(
+        app=app,
+        account=name,
+        was=was,
+        index=[index for index, _ in rows],
+        binding=[binding for _, binding in rows],
+    )
     return log_pb2.Record(holders=[row]).SerializeToString()
 
 
@@ -129,6 +141,11 @@ class Log:
         return effects
 
 
+def written(frozen: Frozen) -> dict[str, bytes]:
+    """The pieces that are left to be written, in one go."""
+    return {name: blob for name, blob in frozen.pieces() if blob is not None}
+
+
 def known(partition: Partition) -> dict[str, Any]:
     """Everything the partition knows, without what is empty."""
     return {
@@ -143,7 +160,9 @@ def known(partition: Partition) -> dict[str, Any]:
         "seen": {day: list(d) for day, d in partition.seen.items() if d},
         "born": {day: list(d) for day, d in partition.born.items() if d},
         "profiles": {
-            i: row for rows in partition.tags.profiles.values() for i, row in rows.items()
+            i: row
+            for block in partition.tags.profiles
+            for i, row in partition.tags.profiles_in(block).items()
         },
         "accounts": {k: d for rows in partition.accounts.lists.values() for k, d in rows.items()},
         "holders": {i: k for rows in partition.accounts.holders.values() for i, k in rows.items()},

@@ -1,5 +1,6 @@
 """An edge as a dispatch node sees it: a lease, an RPC address, and answers as the test says."""
 
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +33,8 @@ class ScriptedEdge:
         self._address = f"unix:{folder}/{name}"
         self._server = RpcServer({Method.DELIVER: self._deliver, Method.REPLACED: self._told}, b"")
         self.got: list[Got] = []
+        self.got_at: list[float] = []
+        """Monotonic time of each."""
         self.fences: list[int] = []
         self.replaced: list[tuple[int, int]] = []
         """(index, epoch)"""
@@ -85,7 +88,9 @@ class ScriptedEdge:
                 self.refusals += 1
                 reply.refused.add(delivery=position, gone=gone)
             text = message.content.notification.title
-            self.got += [Got(d, message.push_id, text) for d in devices if d not in gone]
+            got = [Got(d, message.push_id, text) for d in devices if d not in gone]
+            self.got += got
+            self.got_at += [time.monotonic()] * len(got)
         return reply.SerializeToString()
 
     def _told(self, body: bytes) -> bytes:

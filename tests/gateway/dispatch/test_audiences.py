@@ -14,7 +14,7 @@ from tests.gateway.dispatch.records import START_MS, Log
 
 
 def who(partition: Partition, audience: Any, *, app: int = 1, ms: int = START_MS) -> list[int]:
-    return list(select(partition, app, json.dumps(audience).encode(), ms))
+    return list(select(partition, app, json.dumps(audience).encode(), ms).devices)
 
 
 @pytest.fixture
@@ -112,4 +112,4 @@ def test_an_audience_is_fixed_when_the_push_is_folded(log: Log) -> None:
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'{"tag": 3}', b'{"segment": "vips"}'])
 def test_what_cannot_be_read_means_nobody(log: Log, raw: bytes) -> None:
-    assert not select(log.partition, 1, raw, START_MS)
+    assert not select(log.partition, 1, raw, START_MS).devices

@@ -5,6 +5,7 @@ then: who continues from a snapshot must never differ from who never stopped.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -21,6 +22,7 @@ from gateway.dispatch.campaign import (
     Tally,
 )
 from gateway.dispatch.partition import Partition
+from protocol.schema import log_pb2
 from tests.gateway.dispatch import records
 from tests.gateway.dispatch.histories import DEVICES, EDGES, STATES
 from tests.gateway.dispatch.records import START_MS, app_of, known
@@ -32,17 +34,24 @@ LAW = (
 OPENED = {DISPLAYED: "displayed", CLICKED: "clicked", DISMISSED: "dismissed"}
 
 
+def guessed_app(push_id: int) -> int:
+    return push_id % 2 + 1
+
+
 class Expected:
     """One push, as sets of devices."""
 
-    def __init__(self, targeted: set[int]) -> None:
+    def __init__(self, app: int, targeted: set[int], held_out: set[int]) -> None:
+        self.app = app
         self.targeted = targeted
+        self.held_out = held_out
+        self.paused = False
         self.marks: dict[str, set[int]] = {
-            name: set() for name in ("received", "failed", "expired", *OPENED.values())
+            name: set() for name in ("received", "failed", "stopped", "expired", *OPENED.values())
         }
 
     def state_of(self, device: int) -> str:
-        for state in ("received", "failed", "expired"):
+        for state in ("received", "failed", "stopped", "expired"):
             if device in self.marks[state]:
                 return state
         return "pending"
@@ -51,7 +60,19 @@ class Expected:
         states = [self.state_of(device) for device in self.targeted]
         found = {state: states.count(state) for state in LAW if state in states}
         found |= {name: len(self.marks[name]) for name in OPENED.values() if self.marks[name]}
+        if self.held_out:
+            found["held_out"] = len(self.held_out)
         return found | {"targeted": len(self.targeted)}
+
+    def end(self, state: str) -> None:
+        """Everybody who is pending goes into this state."""
+        waiting = {d for d in self.targeted if self.state_of(d) == "pending"}
+        self.marks[state] |= waiting
+
+    def decide(self, action: int) -> None:
+        if action == log_pb2.STOP:
+            self.end("stopped")
+        self.paused = action == log_pb2.PAUSE
 
     @property
     def final(self) -> bool:
@@ -67,6 +88,8 @@ class Conservation(RuleBasedStateMachine):
         self.online: dict[int, int] = {}
         self.devices: set[int] = set()
         self.pushes: dict[int, Expected] = {}
+        self.early: dict[int, list[int]] = {}
+        """push id -> decisions about it, all of one app, which may be the wrong one"""
         self.drawn = 0
 
     def log(self, record: bytes) -> None:
@@ -74,11 +97,19 @@ class Conservation(RuleBasedStateMachine):
         self.entries.append((position, record))
         self.partition.fold(position, record)
 
-    def new_push(self, audience: Iterable[int], app: int, ttl_s: int) -> int:
+    def push(self, audience: Iterable[int], app: int, ttl_s: int, **said: Any) -> None:
         self.drawn += 1
+        self.log(records.push(self.drawn, app=app, ttl_s=ttl_s, **said))
         here = {d for d in audience if d in self.devices and app_of(d) == app}
-        self.pushes[self.drawn] = Expected(here if ttl_s else here & self.online.keys())
-        return self.drawn
+        here &= here if ttl_s else self.online.keys()
+        # Whom chance held out is the service's to say; that it is a part of the audience, ours.
+        push = self.partition.pushes[self.drawn]
+        held_out = set(push.held_out) if isinstance(push, Campaign) else set()
+        assert held_out <= here and (said.get("holdout") or not held_out)
+        expected = self.pushes[self.drawn] = Expected(app, here - held_out, held_out)
+        early = self.early.pop(self.drawn, []) if app == guessed_app(self.drawn) else []
+        for action in [a for a in early if a == log_pb2.STOP] or early[-1:]:
+            expected.decide(action)
 
     @rule(edge=EDGES, devices=SOME)
     def sessions_come(self, edge: int, devices: list[int]) -> None:
@@ -102,21 +133,40 @@ class Conservation(RuleBasedStateMachine):
     @rule(data=st.data(), ttl_s=st.sampled_from([0, 60]))
     def push_to_one(self, data: st.DataObject, ttl_s: int) -> None:
         device = data.draw(st.sampled_from(sorted(self.devices)))
-        push_id = self.new_push([device], app_of(device), ttl_s)
-        self.log(records.push(push_id, [device], app=app_of(device), ttl_s=ttl_s))
+        self.push([device], app_of(device), ttl_s, indexes=[device])
 
     @rule(devices=SOME, app=st.integers(1, 2), ttl_s=st.sampled_from([0, 60]), many=st.booleans())
     def push_to_some(self, devices: list[int], app: int, ttl_s: int, many: bool) -> None:
         # In one partition the store function has sorted out those the app does not have.
         listed = devices if many else [d for d in devices if d in self.devices and app_of(d) == app]
-        push_id = self.new_push(listed, app, ttl_s)
-        at = START_MS if many else 0
-        self.log(records.push(push_id, listed, app=app, ttl_s=ttl_s, accepted_ms=at))
+        self.push(listed, app, ttl_s, indexes=listed, accepted_ms=START_MS if many else 0)
 
-    @rule(app=st.integers(1, 2), ttl_s=st.sampled_from([0, 60]))
-    def push_to_all(self, app: int, ttl_s: int) -> None:
-        push_id = self.new_push(self.devices, app, ttl_s)
-        self.log(records.push(push_id, app=app, ttl_s=ttl_s, everybody=True))
+    @rule(app=st.integers(1, 2), ttl_s=st.sampled_from([0, 60]), holdout=st.sampled_from([0, 0.5]))
+    def push_to_all(self, app: int, ttl_s: int, holdout: float) -> None:
+        self.push(self.devices, app, ttl_s, everybody=True, holdout=holdout)
+
+    @rule(
+        back=st.integers(-2, 8),
+        action=st.sampled_from([log_pb2.PAUSE, log_pb2.RESUME, log_pb2.STOP]),
+        stranger=st.booleans(),
+    )
+    def somebody_decides(self, back: int, action: "log_pb2.Action", stranger: bool) -> None:
+        """About a push that is known, or, some moments too early, about one that is not."""
+        push_id = max(1, self.drawn - back)
+        expected = self.pushes.get(push_id)
+        if expected is None:
+            if push_id > self.drawn and not stranger:
+                self.decide_early(push_id, action)
+            return
+        self.log(
+            records.control(push_id, action, app=3 - expected.app if stranger else expected.app)
+        )
+        if not stranger:
+            expected.decide(action)
+
+    def decide_early(self, push_id: int, action: "log_pb2.Action") -> None:
+        self.early.setdefault(push_id, []).append(action)
+        self.log(records.control(push_id, action, app=guessed_app(push_id)))
 
     @precondition(lambda self: self.pushes)
     @rule(data=st.data(), state=STATES, devices=SOME)
@@ -138,9 +188,7 @@ class Conservation(RuleBasedStateMachine):
     def a_push_expires(self, data: st.DataObject) -> None:
         push_id = data.draw(st.sampled_from(sorted(self.pushes)))
         self.log(records.due(expired=[push_id]))
-        expected = self.pushes[push_id]
-        waiting = {d for d in expected.targeted if expected.state_of(d) == "pending"}
-        expected.marks["expired"] |= waiting
+        self.pushes[push_id].end("expired")
 
     @precondition(lambda self: self.pushes)
     @rule(data=st.data())
@@ -160,9 +208,11 @@ class Conservation(RuleBasedStateMachine):
     def it_is_written_down(self, go_on: bool) -> None:
         """Only what changed; and perhaps another owner takes over from what was written."""
         frozen = pieces.freeze(self.partition)
-        for name in frozen.removed:
-            self.snapshot.pop(name, None)
-        self.snapshot.update(frozen.pieces())
+        for name, blob in frozen.pieces():
+            if blob is None:
+                self.snapshot.pop(name, None)
+            else:
+                self.snapshot[name] = blob
         heir = Partition(0)
         pieces.restore(heir, frozen.position, dict(self.snapshot))
         assert known(heir) == known(self.partition)
@@ -199,6 +249,11 @@ class Conservation(RuleBasedStateMachine):
                 isinstance(push, Campaign) and not expected.final
             )
 
+    @invariant()
+    def known_pushes_that_wait_for_a_resume_are_paused(self) -> None:
+        paused = {push_id for push_id, e in self.pushes.items() if e.paused and not e.final}
+        assert self.partition.controls.paused == paused
+
     def teardown(self) -> None:
         whole = Partition(0)
         for position, record in self.entries:
@@ -207,7 +262,7 @@ class Conservation(RuleBasedStateMachine):
 
 
 TestConservation = Conservation.TestCase
-TestConservation.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestConservation.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
 
 
 def test_a_late_receipt_moves_a_device_from_expired_to_received() -> None:

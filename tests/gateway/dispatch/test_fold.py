@@ -13,6 +13,7 @@ from gateway.dispatch import (
     accounts,
     audiences,
     campaign,
+    changes,
     controls,
     partition,
     sampling,
@@ -102,13 +103,15 @@ def test_the_fold_asks_no_clock_and_no_chance(history: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", [partition, campaign, accounts, audiences, controls, sampling, selection, tags]
+    "module",
+    [partition, campaign, accounts, audiences, changes, controls, sampling, selection, tags],
 )
 def test_the_fold_knows_no_configuration_no_clock_and_no_store(module: object) -> None:
     allowed = {
-        "array", "collections.abc", "typing", "pyroaring", "re", "struct", "hashlib", "msgspec",
-        "zlib", "gateway.audience", "gateway.audience_json", "gateway.dispatch.accounts",
-        "gateway.dispatch.audiences", "gateway.dispatch.campaign", "gateway.dispatch.controls",
+        "array", "collections.abc", "itertools", "typing", "pyroaring", "re", "struct", "sys", "hashlib",
+        "msgspec", "zlib", "gateway.audience", "gateway.audience_json", "gateway.dispatch.accounts",
+        "gateway.dispatch.audiences", "gateway.dispatch.campaign", "gateway.dispatch.changes",
+        "gateway.dispatch.controls",
         "gateway.dispatch.sampling", "gateway.dispatch.selection", "gateway.dispatch.tags",
         "protocol.ids", "protocol.schema",
     }  # fmt: skip
@@ -206,6 +209,19 @@ def test_a_push_reaches_no_device_of_another_app() -> None:
     log.fold(records.push(1, everybody=True, app=2), records.push(2, [0, 1, 2, 9], app=2))
     assert list(log.partition.pushes[1].pending()) == [1, 3, 5]
     assert list(log.partition.pushes[2].pending()) == [1]
+
+
+@pytest.mark.parametrize("said", ["devices", "audience"])
+def test_a_push_to_one_device_may_hold_it_out(said: str) -> None:
+    log = Log()
+    log.fold(records.sessions(1, [0]))
+    whom = {"indexes": [0]} if said == "devices" else {"audience": b'{"devices": ["0"]}'}
+    log.fold(*[records.push(n, **whom, holdout=0.25) for n in range(400)])
+    all_counts = [dict(push.counts()) for push in log.partition.pushes.values()]
+    assert {c["targeted"] + c["held_out"] for c in all_counts} == {1}
+    assert sum(c["held_out"] for c in all_counts) == pytest.approx(100, abs=30)
+    waiting = {push.push_id for push in log.partition.pending_of(0)}
+    assert waiting == {n for n, c in enumerate(all_counts) if c["targeted"]}
 
 
 def test_receipts_of_what_is_not_known_are_counted_and_dropped() -> None:

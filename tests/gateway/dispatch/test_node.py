@@ -3,38 +3,28 @@
 import asyncio
 import struct
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
-from gateway.config import Config, Dispatch, Service
-from gateway.config import Store as StoreConfig
-from gateway.dispatch import node as node_module
 from gateway.dispatch.campaign import RECEIVED
-from gateway.dispatch.node import Node
-from gateway.dispatch.partition import Partition
 from gateway.rpc import RpcError
 from gateway.store import keys, leases, ownership, pushes
 from gateway.store.client import Store
 from gateway.store.clock import StoreClock
 from gateway.store.leases import Identity, Lease
-from gateway.store.log import Entry, LogReader
+from gateway.store.log import Entry
 from gateway.store.pushes import PushRecord
 from protocol.ids import SEVERAL, device_id
-from protocol.schema import device_pb2, log_pb2, rpc_pb2
+from protocol.schema import log_pb2, rpc_pb2
 from tests.gateway.dispatch import records
+from tests.gateway.dispatch.nodes import Running, config, content, hasten, running
 from tests.gateway.dispatch.records import app_of, known
 from tests.gateway.dispatch.scripted_edge import Got, ScriptedEdge
 from tests.gateway.store.valkey import log_of, until
 
-LEASE_S = 0.6
-DISPATCH = Dispatch(
-    not_there_s=0.05, resend_s=0.3, fanout_overdue_s=0.05, live_only_s=0.5, snapshot_s=600.0
-)
 API = Identity("api", 9, 1)
 # Push ids name the partition they live in: these are of partition 0.
 FIRST, SECOND, THIRD, FOURTH = (n << 11 for n in range(1, 5))
@@ -42,9 +32,7 @@ FIRST, SECOND, THIRD, FOURTH = (n << 11 for n in range(1, 5))
 
 @pytest.fixture(autouse=True)
 def quick_periods(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node_module, "LogReader", partial(LogReader, block_ms=30))
-    monkeypatch.setattr(node_module, "_ROSTER_S", 0.03)
-    monkeypatch.setattr(node_module, "_TIMER_S", 0.01)
+    hasten(monkeypatch)
 
 
 @pytest.fixture
@@ -53,60 +41,6 @@ async def edge(store: Store, short_path: Path) -> AsyncIterator[ScriptedEdge]:
     await edge.start()
     yield edge
     await edge.stop()
-
-
-def config(partitions: int = 1, **dispatch: Any) -> Config:
-    return Config(
-        service=Service(partitions=partitions),
-        store=StoreConfig(lease_s=LEASE_S),
-        dispatch=msgspec.structs.replace(DISPATCH, **dispatch),
-    )
-
-
-class Running:
-    """A node with connections and a lease of its own; `crash` leaves everything as it stands."""
-
-    def __init__(self, node: Node, lease: Lease, task: asyncio.Task[None]) -> None:
-        self.node = node
-        self.lease = lease
-        self.task = task
-
-    @property
-    def partition(self) -> Partition:
-        return self.node.owned[0].partition
-
-    async def crash(self) -> None:
-        self.task.cancel()
-        await asyncio.gather(self.task, return_exceptions=True)
-
-    async def live(self, count: int = 1) -> None:
-        owned = self.node.owned
-        await until(lambda: len(owned) == count and all(o.live for o in owned.values()))
-
-    async def counts(self, push_id: int) -> rpc_pb2.Counts:
-        body = rpc_pb2.CountsRequest(push_id=push_id).SerializeToString()
-        return rpc_pb2.Counts.FromString(await self.node.queries.counts(body))
-
-
-@asynccontextmanager
-async def running(store: Store, settings: Config | None = None) -> AsyncIterator[Running]:
-    settings = settings or config()
-    own, reading = await store.another(), await store.another()
-    clock = StoreClock()
-    lease = await Lease.take(own, clock, "node", LEASE_S, {})
-    node = Node(settings, own, reading, clock, lease, b"")
-    running = Running(node, lease, asyncio.create_task(node.run()))
-    try:
-        yield running
-    finally:
-        await running.crash()
-        await node.stop()
-        await reading.close()
-        await own.close()
-
-
-def content(text: str) -> bytes:
-    return device_pb2.Content(notification=device_pb2.Notification(title=text)).SerializeToString()
 
 
 async def push(store: Store, push_id: int, *devices: int, ttl_s: int = 60, p: int = 0) -> None:
@@ -426,7 +360,7 @@ async def test_a_snapshot_that_passes_its_checksum_but_makes_no_sense_is_set_asi
         state = await folded_by(store, first)
         owned = first.node.owned[0]
         await owned.snapshot()
-        await owned.snapshots.write("9-9", [("meta", b"not a meta")], [])
+        await owned.snapshots.write("9-9", [("meta", b"not a meta")])
         await first.crash()
         second = await stack.enter_async_context(running(store))
         await second.live()

@@ -44,12 +44,12 @@ async def live_through_everything(store: Store) -> None:
     await pushes.accept(store, 3, record(7), claim(7))
     snapshots = Snapshots(store, 0, await ownership.take_fence(store, 0, 1, 1))
     for position in ("1-0", "2-0", "3-0"):
-        await snapshots.write(position, [("a", position.encode())], [])
+        await snapshots.write(position, [("a", position.encode())])
     await store.call("SET", keys.manifest(0), b"damaged")
     fence = await ownership.take_fence(store, 0, 1, 1)
     heir = Snapshots(store, 0, fence)
     await heir.load()
-    await heir.write("4-0", [], [])
+    await heir.write("4-0", [])
     await edge.end()
     await ownership.declare_edge_down(
         store, 0, fence=fence, edge=1, start=edge.identity.start, record=b""

@@ -277,8 +277,8 @@ async def test_entries_of_a_partition_given_up_meanwhile_are_dropped(store: Stor
 async def snapshots_that_trim(store: Store, upto: str) -> None:
     """Two snapshots: the log is trimmed up to the first of them."""
     snapshots = Snapshots(store, 0, await take_fence(store, 0, 1, 1))
-    await snapshots.write(upto, [], [])
-    await snapshots.write(await tail(store, 0), [], [])
+    await snapshots.write(upto, [])
+    await snapshots.write(await tail(store, 0), [])
 
 
 async def test_a_reader_behind_the_trim_hears_of_it_though_the_store_says_nothing(

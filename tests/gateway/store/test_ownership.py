@@ -35,7 +35,7 @@ OWNERS_WRITES: dict[str, Write] = {
         "snapshot_chunk", [keys.chunks(0), keys.owner(0)], [fence, "x#0@1", b"x"]
     ),
     "a manifest, and with it the trim": lambda store, fence: Snapshots(store, 0, fence).write(
-        "9-0", [], []
+        "9-0", []
     ),
 }
 

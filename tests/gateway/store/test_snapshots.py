@@ -2,13 +2,14 @@
 
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from gateway.store import keys
 from gateway.store.client import Store
+from gateway.store.errors import StoreUnavailable
 from gateway.store.log import tail
 from gateway.store.ownership import take_fence
 from gateway.store.snapshots import CHUNK_BYTES, Snapshot, Snapshots
@@ -31,15 +32,16 @@ class Crash(Exception):
     """The owner dies here."""
 
 
-def dying_after(pieces: list[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
-    """These pieces are written; then the owner dies, before its manifest."""
-    yield from pieces
+def dying_after(names: list[str]) -> Iterator[tuple[str, bytes]]:
+    """These pieces are written, each in a call of its own; then the owner dies, before its manifest."""
+    for name in [*names, "not yet sent"]:
+        yield name, b"half" * (CHUNK_BYTES // 4)
     raise Crash
 
 
 async def test_what_was_written_is_loaded(store: Store) -> None:
     pieces = {"meta": b"{}", "empty": b"", "online/1": b"x" * 1000}
-    await (await owner(store)).write("5-0", pieces.items(), [])
+    await (await owner(store)).write("5-0", pieces.items())
     assert await (await owner(store)).load() == Snapshot("5-0", pieces)
     assert await Snapshots(store, 1, 1).load() is None
 
@@ -48,7 +50,7 @@ async def test_what_was_written_is_loaded(store: Store) -> None:
 async def test_no_value_is_larger_than_a_chunk(store: Store, size: int) -> None:
     assert CHUNK_BYTES <= 256 * 1024
     blob = bytes(range(256)) * (size // 256 + 1)
-    await (await owner(store)).write("5-0", [("big", blob[:size])], [])
+    await (await owner(store)).write("5-0", [("big", blob[:size])])
     sizes = [len(v) for v in await store.call("HVALS", keys.chunks(0))]
     assert sum(sizes) == size and max(sizes) <= CHUNK_BYTES
     loaded = await (await owner(store)).load()
@@ -57,10 +59,10 @@ async def test_no_value_is_larger_than_a_chunk(store: Store, size: int) -> None:
 
 async def test_only_what_changed_since_the_last_but_one_is_written_again(store: Store) -> None:
     snapshots = await owner(store)
-    await snapshots.write("1-0", [("a", b"a1"), ("b", b"b1"), ("c", b"c1")], [])
-    await snapshots.write("2-0", [("a", b"a1"), ("b", b"b2")], ["c"], complete=True)
+    await snapshots.write("1-0", [("a", b"a1"), ("b", b"b1"), ("c", b"c1")])
+    await snapshots.write("2-0", [("a", b"a1"), ("b", b"b2"), ("c", None)], complete=True)
     before = await chunk_names(store)
-    await snapshots.write("3-0", [("b", b"b3")], ["c"])
+    await snapshots.write("3-0", [("b", b"b3"), ("c", None)])
     (new,) = await chunk_names(store) - before
     assert new.startswith("b#0@")
     assert await (await owner(store)).load() == Snapshot("3-0", {"a": b"a1", "b": b"b3"})
@@ -70,7 +72,7 @@ async def test_a_snapshot_shares_no_chunk_with_its_fallback(store: Store) -> Non
     snapshots = await owner(store)
     for n in range(1, 7):
         changed = [("a", b"a"), ("b", b"b")] if n < 3 else [("b", b"%d" % n)]
-        await snapshots.write(f"{n}-0", changed, [])
+        await snapshots.write(f"{n}-0", changed)
         newest, fallback = [
             {stored[0] for stored in (await read_manifest(store, key))["pieces"].values()}
             for key in (keys.manifest(0), keys.previous_manifest(0))
@@ -84,8 +86,8 @@ async def test_chunks_that_no_snapshot_needs_are_dropped_those_of_the_fallback_a
 ) -> None:
     snapshots = await owner(store)
     for n in range(1, 6):
-        changed = [("a", b"%d" % n), (f"only/{n}", b"x")]
-        await snapshots.write(f"{n}-0", changed, [f"only/{n - 1}", f"only/{n - 2}"])
+        gone = [(f"only/{n - 1}", None), (f"only/{n - 2}", None)]
+        await snapshots.write(f"{n}-0", [("a", b"%d" % n), (f"only/{n}", b"x"), *gone])
     values = sorted(await store.call("HVALS", keys.chunks(0)))
     assert values == [b"4", b"5", b"x", b"x"]
 
@@ -93,25 +95,25 @@ async def test_chunks_that_no_snapshot_needs_are_dropped_those_of_the_fallback_a
 async def test_a_crash_before_the_manifest_leaves_the_old_snapshot_and_its_orphans_go_later(
     store: Store,
 ) -> None:
-    await (await owner(store)).write("1-0", [("a", b"old")], [])
+    await (await owner(store)).write("1-0", [("a", b"old")])
     with pytest.raises(Crash):
         dying = await owner(store)
         await dying.load()
-        await dying.write("2-0", dying_after([("a", b"half"), ("b", b"half")]), [])
+        await dying.write("2-0", dying_after(["a", "b"]))
     assert len(await chunk_names(store)) == 3
 
     heir = await owner(store)
     assert await heir.load() == Snapshot("1-0", {"a": b"old"})
-    await heir.write("3-0", [("a", b"new")], [])
+    await heir.write("3-0", [("a", b"new")])
     assert sorted(await store.call("HVALS", keys.chunks(0))) == [b"new", b"old"]
 
 
 async def test_an_owner_that_failed_half_way_writes_the_rest_next_time(store: Store) -> None:
     snapshots = await owner(store)
-    await snapshots.write("1-0", [("a", b"a1")], [])
+    await snapshots.write("1-0", [("a", b"a1")])
     with pytest.raises(Crash):
-        await snapshots.write("2-0", dying_after([("a", b"a2")]), [])
-    await snapshots.write("3-0", [("a", b"a3")], [])
+        await snapshots.write("2-0", dying_after(["a"]))
+    await snapshots.write("3-0", [("a", b"a3")])
     assert await (await owner(store)).load() == Snapshot("3-0", {"a": b"a3"})
     assert sorted(await store.call("HVALS", keys.chunks(0))) == [b"a1", b"a3"]
 
@@ -120,8 +122,48 @@ async def test_versions_of_two_owners_never_collide(store: Store) -> None:
     for n in range(1, 5):
         heir = await owner(store)
         await heir.load()
-        await heir.write(f"{n}-0", [("a", b"%d" % n)], [])
+        await heir.write(f"{n}-0", [("a", b"%d" % n)])
         assert await (await owner(store)).load() == Snapshot(f"{n}-0", {"a": b"%d" % n})
+
+
+async def test_small_chunks_share_a_call_and_no_call_is_larger_than_a_chunk(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    run = store.run
+
+    async def counting(name: str, given: Sequence[str], arguments: Sequence[Any]) -> Any:
+        if name == "snapshot_chunk":
+            calls.append(sum(len(part) for part in arguments[2::2]))
+        return await run(name, given, arguments)
+
+    monkeypatch.setattr(store, "run", counting)
+    pieces = {f"tag/{n}": b"x" * (n % 50) for n in range(2000)}
+    pieces |= {f"block/{n}": b"y" * 100_000 for n in range(10)}
+    await (await owner(store)).write("5-0", pieces.items())
+    assert len(calls) < 20 and max(calls) <= CHUNK_BYTES
+    assert await (await owner(store)).load() == Snapshot("5-0", pieces)
+
+
+async def test_what_could_not_be_dropped_goes_after_the_next_one(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshots = await owner(store)
+    for n in range(1, 3):
+        await snapshots.write(f"{n}-0", [("a", b"%d" % n)])
+    run = store.run
+
+    async def failing(name: str, *arguments: Any) -> Any:
+        if name == "snapshot_drop":
+            raise StoreUnavailable("away")
+        return await run(name, *arguments)
+
+    monkeypatch.setattr(store, "run", failing)
+    await snapshots.write("3-0", [("a", b"3")])
+    assert sorted(await store.call("HVALS", keys.chunks(0))) == [b"1", b"2", b"3"]
+    monkeypatch.setattr(store, "run", run)
+    await snapshots.write("4-0", [("a", b"4")])
+    assert sorted(await store.call("HVALS", keys.chunks(0))) == [b"3", b"4"]
 
 
 # Trim, and the way back.
@@ -130,9 +172,9 @@ async def test_versions_of_two_owners_never_collide(store: Store) -> None:
 async def test_the_log_is_trimmed_to_the_fallback_only_and_says_so(store: Store) -> None:
     positions = await fill_log(store, 10)
     snapshots = await owner(store)
-    await snapshots.write(positions[3], [], [])
+    await snapshots.write(positions[3], [])
     assert await store.call("XLEN", keys.log(0)) == 10, "nothing to fall back to yet"
-    await snapshots.write(positions[6], [], [])
+    await snapshots.write(positions[6], [])
     assert (await store.call("GET", keys.trimmed(0))).decode() == positions[3]
     rows = await store.call("XRANGE", keys.log(0), f"({positions[3]}", "+")
     assert [row[0].decode() for row in rows] == positions[4:], "all that the fallback has not"
@@ -142,8 +184,8 @@ async def two_snapshots(store: Store) -> list[str]:
     """At the 4th and the 7th of ten entries."""
     positions = await fill_log(store, 10)
     snapshots = await owner(store)
-    await snapshots.write(positions[3], [("a", b"older"), ("same", b"s")], [])
-    await snapshots.write(positions[6], [("a", b"newer"), ("same", b"s")], [])
+    await snapshots.write(positions[3], [("a", b"older"), ("same", b"s")])
+    await snapshots.write(positions[6], [("a", b"newer"), ("same", b"s")])
     return positions
 
 
@@ -197,7 +239,7 @@ async def test_an_unreadable_snapshot_is_set_aside_and_costs_a_longer_replay(
     assert [row[0].decode() for row in rows] == positions[4:], "the log reaches back to it"
 
     # And it goes on from there.
-    await heir.write(positions[8], [("a", b"newest"), ("same", b"s")], [], complete=True)
+    await heir.write(positions[8], [("a", b"newest"), ("same", b"s")], complete=True)
     assert await (await owner(store)).load() == Snapshot(
         positions[8], {"a": b"newest", "same": b"s"}
     )
@@ -207,7 +249,7 @@ async def test_with_no_readable_snapshot_and_a_whole_log_it_is_replayed_from_its
     store: Store,
 ) -> None:
     positions = await fill_log(store, 3)
-    await (await owner(store)).write(positions[1], [("a", b"x")], [])
+    await (await owner(store)).write(positions[1], [("a", b"x")])
     await damage_manifest(store)
     assert await (await owner(store)).load() is None
     assert await store.call("XLEN", keys.log(0)) == 3
@@ -218,7 +260,7 @@ async def test_a_deposed_reader_sets_nothing_aside(store: Store) -> None:
     """Slow between its fence and its load, it may meet a snapshot that its heir has replaced."""
     deposed = await owner(store)
     heir = await owner(store)
-    await heir.write("1-0", [("a", b"x")], [])
+    await heir.write("1-0", [("a", b"x")])
     await lose_chunk(store)
     with pytest.raises(Exception, match="FENCED"):
         await deposed.load()

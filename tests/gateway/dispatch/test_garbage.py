@@ -1,0 +1,39 @@
+"""The collector of cycles and a large state, in a process of its own: it is a matter of the whole process."""
+
+import subprocess
+import sys
+
+_PROCESS = """
+import gc, weakref
+from gateway.dispatch.garbage import keep_collections_short
+
+keep_collections_short()
+keep_collections_short()
+state = [[number] for number in range(600_000)]
+assert gc.get_freeze_count() > 400_000, gc.get_freeze_count()
+
+looked_at = []
+gc.callbacks.append(lambda phase, info: phase == "start" and looked_at.append(
+    sum(len(gc.get_objects(n)) for n in range(info["generation"] + 1))))
+more = [[number] for number in range(100_000)]
+assert len(looked_at) > 20 and max(looked_at) < 60_000, max(looked_at)
+
+class Node: pass
+loose = Node()
+loose.itself = loose
+gone = weakref.ref(loose)
+del loose
+gc.collect()
+assert gone() is None, "cycles that come loose later are still found"
+
+row = Node()
+still = weakref.ref(row)
+state[0].append(row)
+gc.freeze()
+del row, state[0][1]
+assert still() is None, "what is set aside is freed by its count"
+"""
+
+
+def test_the_collector_does_not_look_at_a_state_again_and_again() -> None:
+    subprocess.run([sys.executable, "-c", _PROCESS], check=True, timeout=60)
