@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: setup demo test check format proto clean bench-audience
+.PHONY: setup demo test check format proto clean bench-audience bench-snapshot
 
 setup: $(VENV)/.ready
 
@@ -41,6 +41,10 @@ proto: setup
 # What counting and selecting cost over a billion devices. Takes two cores for 20 s and 1 GiB of memory.
 bench-audience: setup
 	$(BIN)/python -m tests.benchmarks.audience
+
+# What a snapshot of a full partition costs, and whether anything waits for it. Two cores for 2 minutes, 2 GiB.
+bench-snapshot: setup
+	$(BIN)/python -m tests.benchmarks.snapshot
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

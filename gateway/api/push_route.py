@@ -75,7 +75,8 @@ class PushRoute:
         app = await opened(backend.apps, scope["path_params"]["app"], authorization)
         with Body(self._service.bodies, limits.max_body) as body:
             request = parse(await body.read(receive, length), key, app, limits)
-        request = await _settled(request, backend, limits.max_devices)
+            # It stays in the budget: owners of accounts may let us wait, and the order does not count yet.
+            request = await _settled(request, backend, limits.max_devices)
         intake, beside = backend.intake, _MALFORMED_BYTES * len(request.malformed)
         if request.validate_only:
             return 200, _encode(_answered(await intake.check(request.order, beside), request))

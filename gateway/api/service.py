@@ -32,7 +32,7 @@ from protocol.codes import MAX_CONTENT
 from protocol.schema import device_pb2, rpc_pb2
 
 BODY_BYTES: Final = 32 * 1024 * 1024
-"""Request bodies that are being read, over all connections."""
+"""Request bodies that are being read, or whose audience is being looked up, over all connections."""
 
 
 class Backend(NamedTuple):

@@ -35,6 +35,7 @@ DAY_MS: Final = 86_400_000
 _DAYS: Final = re.compile(r"(active|new):([1-9]|[12][0-9]|30)d")
 _STATES: Final = {name: mark for mark, name in (*PRECEDENCE, *EFFECTS)}
 _NOBODY: Final = Devices(())
+_EMPTY: Final = BitMap()
 
 
 class Source(Protocol):
@@ -106,7 +107,8 @@ def leaves(partition: Source, app: int, ms: int) -> LeafBitmap:
             case Bound(account, ids):
                 here = (split_device_id(device) for device in ids)
                 indexes = [index for p, index in here if p == partition.number]
-                return partition.accounts.held(app, account, indexes)
+                # A push may name a thousand accounts, most of which have no device here.
+                return partition.accounts.held(app, account, indexes) if indexes else _EMPTY
             case Devices(ids):
                 here = (split_device_id(device) for device in ids)
                 return BitMap([index for p, index in here if p == partition.number])

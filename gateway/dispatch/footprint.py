@@ -25,7 +25,7 @@ _BOUND_DEVICE: Final = 320
 _ROW: Final = 130
 """An entry in a block of accounts or holders, without the content."""
 _PENDING: Final = 150
-"""A list in the inbox and its entry in a dict."""
+"""Of a single that waits: a list in the inbox and its entry in a dict."""
 _STEP: Final = 100
 
 
@@ -39,7 +39,7 @@ class Footprint:
     @property
     def bytes(self) -> int:
         """What was looked at last, and the rows of pushes as they are: costs nothing."""
-        pending = _PENDING * len(self._partition.inbox)
+        pending = _PENDING * self._partition.pending_singles
         return self._looked_at + self._partition.estimated_bytes() + pending
 
     def look(self) -> Iterator[None]:

@@ -1,11 +1,11 @@
 """The collector of reference cycles, kept away from the state of the partitions.
 
-A partition of a million devices is some five million objects, and none of them stands in a cycle:
-their reference counts free them. The collector does not know that and walks through all of them from time
-to time, for the better part of a second in which the node does nothing else. So what is left after a
+A partition of a million devices is some millions of objects, and none of them stands in a cycle: their
+reference counts free them. The collector does not know that and walks through all of them from time to
+time, for the better part of a second in which the node does nothing else. So what is left after a
 collection that took long is set aside: reference counts still free it, the collector never looks at it
-again. What that can lose is a cycle that stood at that moment and came loose later, a few kilobytes for
-each hundred thousand objects by which the state grows.
+again. What that can lose is a cycle that stood at that moment and came loose later: some hundred bytes
+for each ten thousand objects by which the state grows.
 """
 
 import gc
@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 LONG_S: Final = 0.002
+"""Some ten thousand objects that are in no cache."""
 _OLDEST: Final = 2
 _YOUNG: Final = (700, 2, 4)
 """Thresholds: a collection looks at some ten thousand new objects at most, where Python's own (700, 10, 10)

@@ -359,8 +359,7 @@ class Node:
         yield "columba_devices", {}, sum(len(d) for o in live for d in o.partition.apps.values())
         yield "columba_online", {}, sum(len(d) for o in live for d in o.partition.online.values())
         yield "columba_open_campaigns", {}, sum(len(o.partition.campaigns) for o in live)
-        boxes = [box for owned in live for box in owned.partition.inbox.values()]
-        yield "columba_pending_singles", {}, sum(map(len, boxes))
+        yield "columba_pending_singles", {}, sum(o.partition.pending_singles for o in live)
         yield "columba_queue_items", {"queue": "sends"}, sum(o.queued for o in live)
         yield "columba_paced_devices", {}, sum(len(o.sending.held) for o in live)
         for owned in live:

@@ -150,9 +150,8 @@ class Owned:
         if self.live or position_key(self.partition.position) < self._live_from:
             return
         self.live = True
-        for (
-            push
-        ) in self.partition.others():  # singles are watched since the load, one after the other
+        # Singles, of which there are many, are watched since the load.
+        for push in self.partition.others():
             self._retention.add(push)
         pushes = self.partition.pushes
         self._finals += [i for i in self._old_contents if i not in pushes or pushes[i].final]

@@ -81,6 +81,7 @@ class Partition:
         """Those with pending devices, in the order of the log."""
         self.inbox: dict[int, list[Single]] = {}
         """index -> pending singles, in the order of the log"""
+        self.pending_singles = 0
         self.changes = Changes()
         """Told before anything below it, or in this object, changes."""
         self.tags = Tags(self.changes)
@@ -249,6 +250,7 @@ class Partition:
             box = self.inbox.get(push.index)
             if box is not None and push in box and push.final:
                 box.remove(push)
+                self.pending_singles -= 1
                 if not box:
                     del self.inbox[push.index]
                 effects.final.append(push.push_id)
@@ -290,8 +292,12 @@ class Partition:
 
     def _alone(self, record: log_pb2.Push, accepted_ms: int, index: int) -> Single:
         push = Single(record.push_id, record.app, record.ttl_s, accepted_ms, self.order, index)
-        self.inbox.setdefault(index, []).append(push)
+        self._wait(push)
         return push
+
+    def _wait(self, push: Single) -> None:
+        self.inbox.setdefault(push.index, []).append(push)
+        self.pending_singles += 1
 
     def _campaign(self, record: log_pb2.Push, accepted_ms: int) -> Push:
         targeted, personal = self._audience(record, accepted_ms)
@@ -422,7 +428,7 @@ class Partition:
         if push.final:
             return
         if isinstance(push, Single):
-            self.inbox.setdefault(push.index, []).append(push)
+            self._wait(push)
         elif isinstance(push, Campaign):
             self.campaigns[push.push_id] = push
 

@@ -218,8 +218,9 @@ def _read_profiles(blob: bytes) -> _Profiles:
 
 
 def _write_singles(marked: Iterable[tuple[Single, int]]) -> bytes:
-    # Those that went meanwhile have come back last.
-    rows = sorted(marked, key=lambda row: row[0].order)
+    rows = list(
+        marked
+    )  # in the order of the log, but for those that went meanwhile, which are final
     singles = [single for single, _ in rows]
     return log_pb2.SingleStates(
         push_id=[single.push_id for single in singles],

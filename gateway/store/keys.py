@@ -19,7 +19,8 @@ A partition's keys
     {p}:content    hash     push id -> columba.device.Content of a push that lives here alone, until
                             it is final. push.lua; removed by the owner.
     {p}:owner      hash     fence, node, start of the owner. scripts/fence_take.lua.
-    {p}:chunks     hash     "name@version" -> at most 256 KiB of snapshot. scripts/snapshot_chunk.lua.
+    {p}:chunks     hash     "name@version" -> at most 256 KiB of snapshot. scripts/snapshot_chunk.lua;
+                            snapshot_drop.lua.
     {p}:manifest   string   CRC-32 and gateway.store.snapshots.Manifest as JSON. snapshot_commit.lua.
     {p}:manifest:previous   string   the one before, kept as a fallback; the log reaches back to it.
     {p}:manifest:corrupt    string   one that could not be read, set aside for a look. snapshot_aside.lua

@@ -2,18 +2,20 @@
 
 One process is the dispatch node: it folds records as the log brings them, while the partition is written
 to the embedded store, three times: complete, as after a takeover; then what has changed; then again.
-Then another owner loads it. A task beside them measures how late it wakes up: that is what a message,
+Then another owner loads it (`read` is the part of that which the store answers). A task beside them measures how late it wakes up: that is what a message,
 an answer or a timer waits. Prints one JSON object as its last line; what it is doing goes to stderr.
 
 `stall_ms` is the longest time that it was late. `cpu_ms` is the most processor time that the process spent
 between two of its turns: on a machine with other work the difference is waiting for a core. `folds_only` is
 the same stream of records without any snapshot; `collection_ms` the longest run of the cycle collector.
+`state` compares what the partition takes by its own estimate with what the process grew by.
 """
 
 import argparse
 import asyncio
 import gc
 import json
+import resource
 import shutil
 import sys
 import tempfile
@@ -117,9 +119,10 @@ async def _measured(watch: Watch, work: Callable[[], Awaitable[object]]) -> dict
 
 async def run(size: Size, store: Store) -> dict[str, Any]:
     partition = Partition(0)
-    began = time.perf_counter()
+    began, resident = time.perf_counter(), _resident_bytes()
     fill(partition, size)
-    _say(f"filled in {time.perf_counter() - began:.0f} s")
+    resident = _resident_bytes() - resident
+    _say(f"filled in {time.perf_counter() - began:.0f} s, {resident >> 20} MiB")
     owned = await _owner(store, partition)
     watch, stream = Watch(), Stream(owned, size)
     watching = asyncio.create_task(watch.run())
@@ -133,8 +136,12 @@ async def run(size: Size, store: Store) -> dict[str, Any]:
         _say(f"{name}: {told[name]}")
     folding.cancel()
     told["pieces"] = _each_piece(partition)
+    estimated = owned.snapshotting.footprint.bytes
+    told["state"] = {"resident_bytes": resident, "estimated_bytes": estimated}
     heir = await _owner(store, Partition(0))
+    told["read"] = await _measured(watch, heir.snapshots.load)
     told["load"] = await _measured(watch, heir.load)
+    _say(f"load: {told['load']}")
     watching.cancel()
     heir.stop()
     return told
@@ -183,6 +190,11 @@ def _timed(made: Iterator[tuple[str, bytes | None]]) -> Iterator[tuple[str, floa
         except StopIteration:
             return
         yield name, (time.perf_counter() - began) * 1000
+
+
+def _resident_bytes() -> int:
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
 
 
 def _say(text: str) -> None:

@@ -20,7 +20,7 @@ from tests.e2e.listeners import Listener, listening, several
 from tests.e2e.processes import send
 from tests.e2e.service import PARTITIONS, Service
 from tests.e2e.tenants import Tenant
-from tests.e2e.waiting import until
+from tests.e2e.waiting import PATIENCE_S, until
 
 HURTS = True
 
@@ -199,6 +199,7 @@ class Chatter:
         self.begun = 0
         """Number of the push that was begun last."""
         self.accepted: list[int] = []
+        self.last: Answer | None = None
         self._task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
@@ -210,13 +211,20 @@ class Chatter:
             except OSError:
                 await asyncio.sleep(0.02)  # the API is being started again
                 continue
+            self.last = answer
             if answer.status == HTTPStatus.ACCEPTED:
                 self.accepted.append(number)
             await asyncio.sleep(0.005)
 
     async def goes_on(self, count: int = 3) -> None:
-        had = len(self.accepted)
-        await until(lambda: len(self.accepted) >= had + count, "pushes to b are accepted")
+        wanted = len(self.accepted) + count
+
+        def enough() -> bool:
+            if self._task.done():
+                self._task.result()  # it only ends by an error
+            return len(self.accepted) >= wanted
+
+        await until(enough, f"pushes to b are accepted; last: {self.last}", 2 * PATIENCE_S)
 
     async def end(self) -> None:
         self._task.cancel()

@@ -1,8 +1,11 @@
 """Accounts over HTTP: bound and unbound, looked up in audiences, and what becomes of the push."""
 
+import asyncio
 import json
 import re
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,7 +17,7 @@ from gateway.api.audiences import partitions_of
 from gateway.api.errors import Errno
 from gateway.audience import Bound, Devices, all_of, any_of, negate
 from gateway.audience_text import parse_text
-from gateway.rpc import RpcError
+from gateway.rpc import Method, RpcError
 from protocol.ids import device_id, push_place
 from protocol.schema import log_pb2, rpc_pb2
 from tests.gateway.account_owners import AccountOwners
@@ -326,6 +329,36 @@ def test_owners_that_are_away_are_worth_trying_again(scene: Scene) -> None:
     assert error_of(pushed(scene, "account(u1, latest)"))["errno"] == Errno.DISPATCH_AWAY
     assert scene.stage.with_store(all_pushes) == before
     assert pushed(scene, "account(u1)")[0] == (202 if scene.node.accounts.home("u1") != 3 else 503)
+
+
+def test_pushes_that_wait_for_owners_are_bounded(scene: Scene) -> None:
+    """By their bytes, as those are whose bodies are still coming in."""
+    bind(scene, ("u1", ONE))
+    handlers, bodies = scene.node.server.handlers, scene.stage.service.bodies
+    assert isinstance(handlers, dict)
+    asked, answered = threading.Event(), threading.Event()
+
+    async def slow(body: bytes) -> bytes:
+        asked.set()
+        while not answered.is_set():
+            await asyncio.sleep(0.005)
+        return scene.node.on_lookup(body)
+
+    handlers[Method.LOOKUP] = slow
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(pushed, scene, "account(u1)")
+            assert asked.wait(5) and bodies.used > 0
+            rest = bodies.limit - bodies.used
+            assert bodies.take(rest)
+            assert error_of(pushed(scene, "account(u1)"))["errno"] == Errno.BUSY
+            bodies.give(rest)
+            answered.set()
+            assert first.result()[0] == 202
+    finally:
+        answered.set()
+        handlers[Method.LOOKUP] = scene.node.on_lookup
+    assert bodies.used == 0
 
 
 def test_what_was_remembered_of_owners_refuses_no_push(

@@ -170,6 +170,7 @@ def known(partition: Partition) -> dict[str, Any]:
         "early": dict(partition.controls.early),
         "pushes": {i: _push(p) for i, p in partition.pushes.items()},
         "campaigns": list(partition.campaigns),
+        "pending_singles": partition.pending_singles,
         "inbox": {i: [p.push_id for p in box] for i, box in partition.inbox.items()},
         "bytes": partition.estimated_bytes(),
     }

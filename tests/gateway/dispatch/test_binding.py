@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 
 from gateway.dispatch import binding as binding_module
-from gateway.dispatch.accounts import Entry, Holding
+from gateway.dispatch.accounts import Entry as Listed
+from gateway.dispatch.accounts import Holding
 from gateway.dispatch.binding import Binding, check_holders, check_lists
 from gateway.dispatch.partition import Partition
 from gateway.rpc import RpcError
 from gateway.store import ownership
 from gateway.store.client import Store
+from gateway.store.log import Entry
 from protocol.schema import log_pb2, rpc_pb2
 from tests.gateway.dispatch import records
-from tests.gateway.dispatch.nodes import Running, config, hasten, running
+from tests.gateway.dispatch.nodes import Running, config, content, hasten, running
 from tests.gateway.dispatch.records import Log
 from tests.gateway.dispatch.scripted_edge import ScriptedEdge
 from tests.gateway.store.valkey import log_of, until
@@ -46,7 +48,7 @@ def listed(log: Log, *items: rpc_pb2.AccountItem, limit: int = 3) -> list[str]:
     return found.errors
 
 
-def entries(log: Log, account: str = "u1") -> list[Entry]:
+def entries(log: Log, account: str = "u1") -> list[Listed]:
     return log.partition.accounts.entries_of(1, account)
 
 
@@ -65,14 +67,14 @@ def test_items_of_an_account_make_one_change_each_way() -> None:
         ("u2", False, [5], [2]),
     ]
     log.fold(found.record)
-    assert entries(log) == [Entry(6, 3), Entry(7, 4)]
+    assert entries(log) == [Listed(6, 3), Listed(7, 4)]
 
 
 def test_an_account_with_too_many_devices_costs_that_item_alone() -> None:
     log = Log()
     items = [add("u1", n, n) for n in (1, 2, 3, 4)] + [add("u2", 4, 5), add("u1", 1, 6)]
     assert listed(log, *items) == ["", "", "", "too_many_devices", "", ""]
-    assert entries(log) == [Entry(1, 1), Entry(2, 2), Entry(3, 3), Entry(1, 6)]
+    assert entries(log) == [Listed(1, 1), Listed(2, 2), Listed(3, 3), Listed(1, 6)]
     assert listed(log, remove("u1", 1, 1), add("u1", 4, 7)) == ["", "too_many_devices"]
     assert listed(log, remove("u1", 2, 2), add("u1", 4, 7)) == ["", ""]
     # A lower limit than once keeps what is there.
@@ -92,8 +94,8 @@ def test_with_only_the_others_are_told_and_no_limit_holds() -> None:
     found = check_lists(log.partition, 1, items, 3)
     assert found.errors == ["", "", ""]
     assert found.beside == [
-        [Entry(1, 1), Entry(2, 2), Entry(3, 3)],
-        [Entry(1, 1), Entry(3, 3), Entry(4, 4)],
+        [Listed(1, 1), Listed(2, 2), Listed(3, 3)],
+        [Listed(1, 1), Listed(3, 3), Listed(4, 4)],
         [],
     ]
     log.fold(found.record)
@@ -329,7 +331,30 @@ async def test_a_batch_that_waited_until_the_lease_ran_out_is_not_written(store:
         assert list(rpc_pb2.AccountReply.FromString(await one).errors) == [""]
         with pytest.raises(RpcError, match="not_owner"):
             await two
-        assert owner.partition.accounts.entries_of(1, "u1") == [Entry(1, 1)]
+        assert owner.partition.accounts.entries_of(1, "u1") == [Listed(1, 1)]
+
+
+async def test_what_is_queued_for_a_device_that_leaves_the_account_is_not_sent(
+    store: Store, edge: ScriptedEdge
+) -> None:
+    async with running(store) as owner:
+        await owner.live()
+        await edge.connect(0, 2, 4)
+        await until(lambda: owner.partition.app_of(2) and owner.node.links.up)
+        owned, app = owner.node.owned[0], 1
+        both = b'{"bound": "u1", "devices": ["0", "1"]}'
+        for number, record in enumerate(
+            (
+                records.holder("u1", [(0, 1), (1, 2)], app=app),
+                records.push(1 << 11, audience=both, app=app, content=content("u1's")),
+                records.holder("u2", [(1, 3)], app=app),
+            )
+        ):
+            owned.on_entry(Entry(0, f"9999999999999-{number}", record))
+        assert owned.queued
+        await until(lambda: edge.devices_of(1 << 11))
+        await asyncio.sleep(0.05)
+        assert set(edge.devices_of(1 << 11)) == {0}
 
 
 def test_the_check_needs_no_store() -> None:

@@ -231,6 +231,8 @@ class Conservation(RuleBasedStateMachine):
 
     @invariant()
     def what_is_pending_can_be_found(self) -> None:
+        boxes = self.partition.inbox.values()
+        assert self.partition.pending_singles == sum(map(len, boxes))
         for device in range(8):
             waiting = [
                 push_id

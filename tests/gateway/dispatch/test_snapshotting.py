@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 
 from gateway import slices
 from gateway.config import Dispatch
-from gateway.dispatch import pieces
+from gateway.dispatch import owned, pieces
 from gateway.dispatch.campaign import RECEIVED
 from gateway.dispatch.footprint import Footprint
 from gateway.dispatch.partition import Partition
@@ -139,7 +139,7 @@ async def test_one_that_the_store_did_not_take_is_still_to_do_later_and_does_not
     snapshotting = await written_by(store, log.partition)
     await snapshotting.write()
     log.fold(*changes(1))
-    written_at = snapshotting.written_at
+    written_at = snapshotting._snapshots.written_at = time.monotonic() - 10 * SECONDS
     run = store.run
 
     async def away(*_: object) -> None:
@@ -172,29 +172,29 @@ async def test_it_is_due_after_so_many_records_or_so_long_if_there_is_anything_t
     assert snapshotting.replay_records == 0 and not snapshotting.due(now + 10 * SECONDS)
 
 
-async def test_a_node_that_takes_a_large_partition_goes_on_with_its_other_work(
+async def test_a_node_takes_a_large_partition_step_by_step(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Between two steps of its load the others of its partitions have their turn."""
     hasten(monkeypatch)
     log = filled()
     await (await written_by(store, log.partition)).write()
-    monkeypatch.setattr(slices, "SLICE_S", 0.0)
-    turns = 0
+    steps: list[int] = []
 
-    async def other() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
+    async def counting(work: Iterable[object]) -> None:
+        steps.append(0)
+        for _ in work:
+            steps[-1] += 1
             await asyncio.sleep(0)
 
+    monkeypatch.setattr(owned, "in_slices", counting)
     async with running(store) as owner:
-        await until(lambda: owner.node.roster.holders)
-        turning = asyncio.create_task(other())
         await owner.live()
-        turning.cancel()
         assert known(owner.partition) | {"position": ""} == known(log.partition) | {"position": ""}
-        # A turn for each single that is watched, for one thing.
-        assert turns > 3000
+    restored, watched, looked_at = steps
+    assert restored > len(pieces.names(log.partition))
+    assert watched == sum(1 for _ in log.partition.singles()) > 2000
+    assert looked_at > 5
 
 
 async def test_singles_are_watched_after_a_takeover_whether_restored_or_replayed(

@@ -1,5 +1,6 @@
 """Snapshots: small chunks, only what changed, manifest last, a fallback that the log reaches."""
 
+import asyncio
 import json
 import zlib
 from collections.abc import Iterator, Sequence
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gateway import slices
 from gateway.store import keys
 from gateway.store.client import Store
 from gateway.store.errors import StoreUnavailable
@@ -145,6 +147,30 @@ async def test_small_chunks_share_a_call_and_no_call_is_larger_than_a_chunk(
     assert await (await owner(store)).load() == Snapshot("5-0", pieces)
 
 
+async def test_others_have_their_turn_between_two_pieces(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slices, "SLICE_S", 0.0)
+    turns = 0
+    seen = []
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def pieces() -> Iterator[tuple[str, bytes]]:
+        for n in range(100):  # all in one call at the end
+            seen.append(turns)
+            yield f"tag/{n}", b"x"
+
+    task = asyncio.create_task(other())
+    await (await owner(store)).write("5-0", pieces())
+    task.cancel()
+    assert len(set(seen)) == 100
+
+
 async def test_what_could_not_be_dropped_goes_after_the_next_one(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,6 +269,8 @@ async def test_an_unreadable_snapshot_is_set_aside_and_costs_a_longer_replay(
     assert await (await owner(store)).load() == Snapshot(
         positions[8], {"a": b"newest", "same": b"s"}
     )
+    await damage_manifest(store)
+    assert await (await owner(store)).load() == loaded, "what it was set aside for is kept as well"
 
 
 async def test_with_no_readable_snapshot_and_a_whole_log_it_is_replayed_from_its_start(
