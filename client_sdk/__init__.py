@@ -14,6 +14,7 @@ from client_sdk.errors import (
     StateDirectoryError,
     StorageError,
 )
+from client_sdk.events import Event, Recalled, Replaced
 from client_sdk.inbox import Stats
 from client_sdk.message import Message, Notification
 from client_sdk.options import Options
@@ -23,10 +24,13 @@ __all__ = [
     "Device",
     "DeviceClosed",
     "DeviceError",
+    "Event",
     "Message",
     "Notification",
     "Options",
+    "Recalled",
     "Refused",
+    "Replaced",
     "StateDirectoryError",
     "Stats",
     "StorageError",

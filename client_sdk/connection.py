@@ -8,7 +8,16 @@ from typing import Final
 from client_sdk.inbox import Inbox
 from client_sdk.journal import Arrival
 from client_sdk.options import Options
-from client_sdk.session import NEVER, Dead, Event, GoneAway, Opened, ReceiptsAcked, Session
+from client_sdk.session import (
+    NEVER,
+    Dead,
+    Event,
+    GoneAway,
+    Opened,
+    Recalls,
+    ReceiptsAcked,
+    Session,
+)
 from client_sdk.state import Installation
 from protocol.codes import MAX_RECEIPTS
 from protocol.errors import LocalProtocolError, RemoteProtocolError
@@ -110,21 +119,24 @@ class Connection:
     async def _act(self, events: list[Event]) -> device_pb2.GoAway | None:
         goaway = None
         arrivals: list[Arrival] = []
+        recalled: list[int] = []
         for event in events:
             match event:
                 case Arrival():
                     arrivals.append(event)
+                case Recalls(push_ids):
+                    recalled += push_ids
                 case ReceiptsAcked(keys):
                     self._inbox.on_acked(keys)
                 case GoneAway():
                     goaway = event.goaway
                 case Opened():
                     await self._on_event(event)
-                    self._inbox.on_connected()
+                    await self._inbox.on_connected(event.welcome.recalled)
                 case _:
                     await self._on_event(event)
-        if arrivals:
-            await self._inbox.take(arrivals)
+        if arrivals or recalled:
+            await self._inbox.take(arrivals, recalled)
         self._inbox.changed.notify()  # the session may have something to send
         return goaway
 

@@ -16,6 +16,7 @@ from client_sdk.disk import DirectoryLock
 from client_sdk.errors import DeviceClosed, DeviceError, Refused, StateDirectoryError
 from client_sdk.heartbeat import Prober, Probing
 from client_sdk.inbox import Inbox, Stats
+from client_sdk.iterators import Events, Messages
 from client_sdk.journal import Journal
 from client_sdk.journal_file import JournalFile, Loaded
 from client_sdk.message import Message
@@ -32,25 +33,6 @@ _log = logging.getLogger("columba.sdk")
 
 _MAX_CONNECTION: Final = 1 << 52
 """The protocol keeps counters below 2^53: a peer that names a higher one is mistaken."""
-
-
-class Messages:
-    """The messages of a device, each once; any number of tasks may share the work."""
-
-    def __init__(self, device: "Device", inbox: Inbox) -> None:
-        self._device = device
-        self._inbox = inbox
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Message:
-        stored = await self._inbox.next()
-        if stored is not None:
-            return Message(stored, self._inbox)
-        if self._device.error is not None:
-            raise self._device.error
-        raise StopAsyncIteration
 
 
 class Device:
@@ -124,8 +106,8 @@ class Device:
         journal = Journal(
             max_ids=self._options.max_ids, max_content_bytes=self._options.max_content_bytes
         )
-        journal.apply(loaded.entries)
-        journal.forget(self._clock.now_ms())
+        journal.load(loaded.entries)
+        self._clock.not_before(journal.latest_ms)
         self._begun_before = frozenset(stored.push_id for stored in journal.unfinished())
         self._inbox = Inbox(journal, self._journal_file, self._clock, self._options)
         self._reconnect = Reconnect(self._addresses, self._installation.backoff, self._options.rng)
@@ -204,7 +186,11 @@ class Device:
         """A copy of the counters as they are now."""
         journal = self._inbox.journal
         return replace(
-            self._inbox.stats, receipts_pending=len(journal.receipts), expired=journal.expired
+            self._inbox.stats,
+            receipts_pending=len(journal.receipts),
+            expired=journal.expired,
+            recalled=self._inbox.stats.recalled + journal.recalled,
+            replaced=journal.replaced,
         )
 
     async def wait_connected(self) -> None:
@@ -216,7 +202,14 @@ class Device:
     def messages(self) -> Messages:
         """Iterate to take messages, for ever: until `close`, or with Refused if the service will
         not have this device (what was stored before that is handed out first)."""
-        return Messages(self, self._inbox)
+        return Messages(self._inbox, lambda: self.error)
+
+    def events(self) -> Events:
+        """Iterate, in one task, to hear that messages were recalled or replaced which the app has
+        or had on the screen; ends as `messages` does. Each comes at least once: the next question
+        says that the app is through with the last one, and until then it comes again after a
+        restart. It is given up a day after the message's ttl."""
+        return Events(self._inbox, lambda: self.error)
 
     def unfinished(self) -> list[Message]:
         """Handed out in an earlier run, and the app never said what became of them: it may have
@@ -260,7 +253,10 @@ class Device:
     async def _run(self) -> None:
         try:
             while True:
-                ended = await self._attempt(self._reconnect.next_address())
+                try:
+                    ended = await self._attempt(self._reconnect.next_address())
+                finally:
+                    self._inbox.release()
                 self._learn(ended)
                 step = self._reconnect.after(ended)
                 if isinstance(step, Stop):
@@ -283,6 +279,7 @@ class Device:
         except OSError as error:  # TimeoutError and TLS errors among them
             _log.info("no connection to %s:%d: %s", *address, error)
             return Ended()
+        self._inbox.hold()
         hello = await self._hello(streams)
         prober = Prober(
             self._installation.networks.use(self._options.network()),

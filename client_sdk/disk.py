@@ -37,6 +37,7 @@ def write_new(path: Path, data: bytes) -> int:
         os.replace(fresh, path)
     except OSError:
         os.close(descriptor)
+        fresh.unlink(missing_ok=True)  # on a full disk it would take the room that comes back
         raise
     return descriptor
 

@@ -5,8 +5,8 @@ state is never ahead of the disk, and a failed write leaves nothing to undo. (Wh
 the time alone, expiry and forgetting, needs no entry: it follows again after a restart.)
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from client_sdk.entries import (
@@ -14,12 +14,17 @@ from client_sdk.entries import (
     Begun,
     Done,
     Entry,
+    Recall,
     Receipt,
     ReceiptKey,
+    Replacement,
     Stored,
+    Told,
     received,
 )
 from client_sdk.errors import StorageError
+from client_sdk.events import Event, Recalled, Replaced
+from protocol.codes import MAX_RECALLS
 from protocol.schema.device_pb2 import RECEIVED, ReceiptState
 
 GRACE_MS: Final = 24 * 3_600_000
@@ -29,6 +34,9 @@ service sends again after a failover is minutes old."""
 LIVE_ONLY_MS: Final = 30_000
 """The least time a stored message stays of use. One with ttl 0 is of use "only now", and the
 service calls it expired when it is not receipted 30 s later."""
+MAX_STRANGERS: Final = 2 * MAX_RECALLS
+"""Recalled ids remembered without a message; the oldest goes. Twice what a WELCOME may name, so
+that the same list, told at each connect beside a few others, is written to the disk once."""
 
 _STATES: Final = len(ReceiptState.keys()) - 1
 
@@ -39,6 +47,16 @@ class Arrival(NamedTuple):
     push_id: int
     ttl_s: int
     content: bytes
+    collapse_key: str = ""
+
+
+class Times(NamedTuple):
+    """A moment as the device knows it."""
+
+    service_ms: int
+    """Milliseconds since the Unix epoch, by the service's clock."""
+    offset_ms: int
+    """That less the device's own clock."""
 
 
 @dataclass(slots=True)
@@ -48,6 +66,13 @@ class Row:
     stored: Stored
     begun: bool = False
     finished: bool = False
+    recalled: bool = False
+    replaced_by: int | None = None
+
+    @property
+    def void(self) -> bool:
+        """Not to be handed out, whatever else."""
+        return self.recalled or self.replaced_by is not None
 
     @property
     def expires_ms(self) -> int:
@@ -67,6 +92,10 @@ class Admission(NamedTuple):
     """Known ids: not handed out again, but `received` is sent again, the last one may be lost."""
     refused: int
     """No room: neither stored nor receipted, so that the service sends them again."""
+    recalled: int = 0
+    """Came after their recall: neither stored nor receipted, and the service knows why."""
+    replacements: Sequence[Replacement] = ()
+    """Write these with `stored`, in one record."""
 
 
 class Journal:
@@ -78,15 +107,31 @@ class Journal:
         """Not acknowledged, in the order in which they came to be owed."""
         self.waiting: dict[int, None] = {}
         """Ids stored and not begun, in the order of arrival."""
+        self.untold: dict[int, None] = {}
+        """Ids with an event that the app has not taken, in the order of the events."""
+        self.strangers: dict[int, None] = {}
+        """Recalled, and no message of that id is known; the oldest first."""
         self.content_bytes = 0
         self.expired = 0
         """Messages that were stored and ran out before the app took them."""
+        self.recalled = 0
+        """Messages that were stored and recalled before the app took them."""
+        self.replaced = 0
+        """Messages that were stored and replaced before the app took them."""
+        self.latest_ms = 0
+        """When the latest message arrived, by the service's clock: it is not earlier now."""
         self._max_ids = max_ids
         self._max_content_bytes = max_content_bytes
-        self._latest_ms = 0
+        self._newest: dict[str, int] = {}
+        """Collapse key -> greatest push id among its rows."""
         self._next_look_ms = 0
 
     # Entries that are on disk.
+
+    def load(self, entries: Iterable[Entry]) -> None:
+        """Those of the file that is opened; the counts begin behind them."""
+        self.apply(entries)
+        self.recalled = self.replaced = 0
 
     def apply(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
@@ -94,7 +139,8 @@ class Journal:
                 case Stored():
                     self._apply_stored(entry)
                 case Begun(push_id):
-                    self._row(push_id).begun = True
+                    row = self._row(push_id)
+                    row.begun = row.begun or not row.void
                     self.waiting.pop(push_id, None)
                 case Done(push_id):
                     self._finish(self._row(push_id))
@@ -104,46 +150,119 @@ class Journal:
                         self._finish(self.rows[entry.push_id])
                 case Acked(push_id, state):
                     self.receipts.pop((push_id, state), None)
+                case Recall(push_id):
+                    self._apply_recall(push_id)
+                case Replacement(push_id, by):
+                    self._apply_replacement(push_id, by)
+                case Told(push_id, recalled):
+                    if push_id in self.untold and self.rows[push_id].recalled == recalled:
+                        del self.untold[push_id]
 
     def _apply_stored(self, entry: Stored) -> None:
-        if entry.push_id in self.rows:
+        if entry.push_id in self.rows or entry.push_id in self.strangers:
             return
         self.rows[entry.push_id] = Row(entry)
         self.waiting[entry.push_id] = None
         self.content_bytes += len(entry.content)
-        self._latest_ms = max(self._latest_ms, entry.arrived_ms)
+        self.latest_ms = max(self.latest_ms, entry.arrived_ms)
+        self._note_key(entry)
         owed = received(entry)
         self.receipts[owed.key] = owed
 
+    def _note_key(self, stored: Stored) -> None:
+        key = stored.collapse_key
+        if key:
+            self._newest[key] = max(self._newest.get(key, 0), stored.push_id)
+
+    def _apply_recall(self, push_id: int) -> None:
+        row = self.rows.get(push_id)
+        if row is None:
+            self.strangers[push_id] = None
+            if len(self.strangers) > MAX_STRANGERS:
+                del self.strangers[next(iter(self.strangers))]
+        elif not row.recalled:
+            row.recalled = True
+            self.recalled += push_id in self.waiting
+            self._finish(row)
+            # An event of its replacement is out of date with this one, and this one is the later.
+            self.untold.pop(push_id, None)
+            self.untold[push_id] = None
+
+    def _apply_replacement(self, push_id: int, by: int) -> None:
+        row = self.rows.get(push_id)
+        if row is None or row.void:
+            return
+        row.replaced_by = by
+        self.replaced += push_id in self.waiting
+        self._finish(row)
+        if row.begun:
+            self.untold[push_id] = None
+
     def _row(self, push_id: int) -> Row:
         """A mark without its message is all that a damaged journal may have left; keep the mark."""
-        return self.rows.setdefault(push_id, Row(Stored(push_id, self._latest_ms, 0, b"")))
+        row = self.rows.get(push_id)
+        if row is None:
+            known = push_id in self.strangers
+            self.strangers.pop(push_id, None)
+            missing = Stored(push_id, self.latest_ms, 0, b"")
+            row = self.rows[push_id] = Row(missing, finished=known, recalled=known)
+        return row
 
     def _finish(self, row: Row) -> None:
         row.finished = True
         self.waiting.pop(row.stored.push_id, None)
         self.content_bytes -= len(row.stored.content)
-        row.stored = Stored(row.stored.push_id, row.stored.arrived_ms, row.stored.ttl_s, b"")
+        row.stored = replace(row.stored, content=b"")
 
     # Decisions.
 
-    def admit(self, arrivals: Sequence[Arrival], now_ms: int) -> Admission:
-        """Sorts the messages of one read into new, known and too many."""
+    def admit(
+        self, arrivals: Sequence[Arrival], now: Times, recalls: Collection[int] = ()
+    ) -> Admission:
+        """Sorts the messages of one read into new, known, too many and recalled. `recalls` are ids
+        whose recall is not on disk yet; it gets there before the new ones, or with them."""
         stored: dict[int, Stored] = {}
         duplicates: list[int] = []
-        refused = 0
-        size = 0
-        for push_id, ttl_s, content in arrivals:
+        refused = recalled = size = 0
+        for push_id, ttl_s, content, key in arrivals:
             if push_id in self.rows:
                 duplicates.append(push_id)
             elif push_id in stored:
                 continue  # twice within one read: its one receipt is on the way
-            elif self._room(len(stored), size + len(content), now_ms):
-                stored[push_id] = Stored(push_id, now_ms, ttl_s, content)
+            elif push_id in self.strangers or push_id in recalls:
+                recalled += 1
+            elif self._room(len(stored), size + len(content), now.service_ms):
+                stored[push_id] = Stored(
+                    push_id, now.service_ms, ttl_s, content, key, now.offset_ms
+                )
                 size += len(content)
             else:
                 refused += 1
-        return Admission(list(stored.values()), duplicates, refused)
+        fresh = list(stored.values())
+        return Admission(fresh, duplicates, refused, recalled, list(self._replacements(fresh)))
+
+    def _replacements(self, fresh: Iterable[Stored]) -> Iterator[Replacement]:
+        """What each new message replaces, or what replaced it before it came."""
+        newest: dict[str, int] = {}
+        for stored in fresh:
+            key, push_id = stored.collapse_key, stored.push_id
+            if not key:
+                continue
+            other = newest.get(key, self._newest.get(key, push_id))
+            newest[key] = max(other, push_id)
+            if other < push_id:
+                yield Replacement(other, push_id)
+            elif other > push_id:
+                yield Replacement(push_id, other)
+
+    def recall(self, push_ids: Iterable[int]) -> list[Recall]:
+        """The entries to write for recalls that came; those that are known already have none."""
+        return [
+            Recall(push_id)
+            for push_id in dict.fromkeys(push_ids)
+            if push_id not in self.strangers
+            and not (push_id in self.rows and self.rows[push_id].recalled)
+        ]
 
     def _room(self, more_ids: int, more_bytes: int, now_ms: int) -> bool:
         for _ in range(2):
@@ -160,7 +279,8 @@ class Journal:
         """Drops what ran out, returns how many rows went or shrank; looks once a minute at most.
 
         An id goes when nothing can bring its message again: the ttl and a grace are over, and the
-        service has said that it knows of the receipt.
+        service has said that it knows of the receipt. An event that the app has not taken by then
+        goes with it: an app that takes none must not come to a standstill.
         """
         if now_ms < self._next_look_ms:
             return 0
@@ -173,6 +293,11 @@ class Journal:
         for push_id in over:
             self._finish(self.rows[push_id])
             del self.rows[push_id]
+            self.untold.pop(push_id, None)
+        if over:
+            self._newest.clear()
+            for row in self.rows.values():
+                self._note_key(row.stored)
         return len(over) + self._expire(now_ms)
 
     def _expire(self, now_ms: int) -> int:
@@ -182,15 +307,36 @@ class Journal:
         self.expired += len(over)
         return len(over)
 
-    def next_waiting(self, now_ms: int) -> Stored | None:
+    def next_waiting(self, now_ms: int, *, certain: bool = True) -> Stored | None:
         """The oldest message to hand out. Those whose ttl is over are dropped on the way: they
-        count as received, but would tell the user something that is no longer so."""
-        while self.waiting:
-            row = self.rows[next(iter(self.waiting))]
+        count as received, but would tell the user something that is no longer so. Where the time
+        is not `certain` they are only passed over."""
+        found = None
+        over = []
+        for push_id in self.waiting:
+            row = self.rows[push_id]
             if row.expires_ms > now_ms:
-                return row.stored
-            self._finish(row)
-            self.expired += 1
+                found = row.stored
+                break
+            over.append(row)
+        if certain:
+            for row in over:
+                self._finish(row)
+            self.expired += len(over)
+        return found
+
+    def may_go(self, push_id: int) -> bool:
+        """Is its mark `begun` the app's leave to have it? Not when a recall came first, or after."""
+        row = self.rows.get(push_id)
+        return row is not None and row.begun and not row.void
+
+    def next_event(self) -> Event | None:
+        """The oldest one that the app has not taken."""
+        for push_id in self.untold:
+            row = self.rows[push_id]
+            if row.recalled or row.replaced_by is None:
+                return Recalled(push_id, row.begun)
+            return Replaced(push_id, row.replaced_by)
         return None
 
     def owe(self, receipt: Receipt) -> Receipt | None:
@@ -230,8 +376,22 @@ class Journal:
                 entries.append(Done(push_id))
             if (push_id, RECEIVED) not in self.receipts:
                 entries.append(Acked(push_id, RECEIVED))
+            if row.void and push_id not in self.untold:
+                entries += _marks(push_id, row)
+                if row.recalled or row.begun:
+                    entries.append(Told(push_id, row.recalled))
+        for push_id in self.untold:
+            entries += _marks(push_id, self.rows[push_id])
+        entries += map(Recall, self.strangers)
         entries += (r for r in self.receipts.values() if not self._is_implied(r))
         return entries
 
     def _is_implied(self, receipt: Receipt) -> bool:
         return receipt.state == RECEIVED and receipt.push_id in self.rows
+
+
+def _marks(push_id: int, row: Row) -> Iterator[Entry]:
+    if row.replaced_by is not None:
+        yield Replacement(push_id, row.replaced_by)
+    if row.recalled:
+        yield Recall(push_id)

@@ -48,7 +48,13 @@ class JournalFile:
             self.replace(found.entries)
             return Loaded(found.entries, aside)
         self._descriptor = os.open(self._path, os.O_RDWR)
-        self._size = self._fresh_size = found.end
+        # A process that was killed between write and sync left a record that is not on disk yet,
+        # and what is read here will be acted on: receipts say that messages are safe.
+        os.fsync(self._descriptor)
+        self._sync_name()
+        self._size = found.end
+        # Not the whole file: an app that starts often would never have it written anew.
+        self._fresh_size = found.sealed
         self._torn = len(data) > found.end
         return Loaded(found.entries, None)
 

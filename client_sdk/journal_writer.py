@@ -43,7 +43,8 @@ class JournalWriter:
 
     def later(self, batch: Iterable[Entry]) -> None:
         """Applied now, on disk with the next write. For entries whose loss is repaired by itself:
-        a receipt whose acknowledgement is forgotten is sent and acknowledged again."""
+        a receipt whose acknowledgement is forgotten is sent and acknowledged again, and an event of
+        which it is forgotten that the app has taken it is told again."""
         fresh = list(batch)
         self._journal.apply(fresh)
         self._later += fresh
@@ -79,12 +80,15 @@ class JournalWriter:
                     future.set_result(None)
                 else:
                     future.set_exception(error)
+                    if isinstance(error, StorageError):
+                        future.exception()  # was said in the log, and nobody may wait any more
         self._task = None
 
     async def _append(self, batch: list[Entry]) -> StorageError | None:
+        if not batch:  # somebody waits for the calls before
+            return None
         try:
-            if batch:
-                await asyncio.to_thread(self._file.append, batch)
+            await asyncio.to_thread(self._file.append, batch)
         except OSError as error:
             if not self._failing:
                 _log.error("the journal cannot be written, messages are not taken: %s", error)

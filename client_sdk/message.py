@@ -26,7 +26,15 @@ class Message:
     Any of them finishes the message: it is no longer among `Device.unfinished()`.
     """
 
-    __slots__ = ("_inbox", "arrived_ms", "data", "notification", "push_id", "ttl_s")
+    __slots__ = (
+        "_inbox",
+        "arrived_ms",
+        "collapse_key",
+        "data",
+        "notification",
+        "push_id",
+        "ttl_s",
+    )
 
     def __init__(self, stored: Stored, inbox: Inbox) -> None:
         content = device_pb2.Content.FromString(stored.content)
@@ -37,6 +45,9 @@ class Message:
         """When it was stored, ms since the Unix epoch by the service's clock."""
         self.ttl_s = stored.ttl_s
         """Seconds it had left then."""
+        self.collapse_key = stored.collapse_key
+        """Empty, or what it shares with the messages it replaces and is replaced by: the tag to
+        show a notification under, where the platform has such."""
         self.data: Mapping[str, str] = dict(content.data)
         self.notification = (
             Notification(shown.title, shown.body, shown.url, shown.image)

@@ -43,8 +43,10 @@ class Backoff:
         return cls(base_s, factor, max(base_s, max_s))
 
     def bound_s(self, attempt: int) -> float:
-        # Beyond 64 doublings the float would overflow long after max_s is reached.
-        return min(self.max_s, self.base_s * self.factor ** min(attempt, 64))
+        try:
+            return min(self.max_s, self.base_s * self.factor**attempt)
+        except OverflowError:  # long after max_s was reached, whatever factor the server has told
+            return self.max_s
 
 
 @dataclass(frozen=True, slots=True)

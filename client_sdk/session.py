@@ -16,6 +16,7 @@ from protocol import frames
 from protocol.codes import (
     MAX_BODY_DOWN,
     MAX_BODY_UP,
+    MAX_COLLAPSE_KEY_BYTES,
     MAX_RECEIPTS,
     WELCOME_TIMEOUT_S,
     CloseCode,
@@ -55,7 +56,14 @@ class GoneAway:
     goaway: device_pb2.GoAway
 
 
-Event = Opened | Arrival | ReceiptsAcked | ProfileAcked | GoneAway
+@dataclass(frozen=True, slots=True)
+class Recalls:
+    """Ids of pushes that were taken back."""
+
+    push_ids: list[int]
+
+
+Event = Opened | Arrival | Recalls | ReceiptsAcked | ProfileAcked | GoneAway
 
 
 class Dead(Exception):
@@ -112,9 +120,9 @@ class Session:
     def _event(self, kind: int, body: bytes) -> Event | None:
         match kind:
             case Kind.MESSAGE:
-                message = _parse(device_pb2.Message, body)
-                content = message.content.SerializeToString()
-                return Arrival(message.push_id, message.ttl_s, content)
+                return _arrival(_parse(device_pb2.Message, body))
+            case Kind.RECALL:
+                return Recalls(list(_parse(device_pb2.Recall, body).push_id))
             case Kind.RECEIPT_ACK:
                 return self._on_ack(_parse(device_pb2.ReceiptAck, body).seq)
             case Kind.PROFILE_ACK:
@@ -187,6 +195,7 @@ class Session:
                 state=device_pb2.ReceiptState.Name(item.state),
                 at_ms=item.at_ms,
                 reason=item.reason,
+                clock_offset_ms=item.clock_offset_ms,
             )
             needed = receipt.ByteSize() + 4
             if keys and (len(keys) >= self._max_receipts or size + needed > self._max_body):
@@ -281,6 +290,13 @@ class Session:
         self.state = on_sent(Side.DEVICE, self.state, kind)
         self._sent_at = now
         return frames.encode(kind, body)
+
+
+def _arrival(message: device_pb2.Message) -> Arrival:
+    key = message.collapse_key
+    if len(key.encode()) > MAX_COLLAPSE_KEY_BYTES:
+        key = ""  # to show both messages is the smaller mistake than to cut two keys to the same
+    return Arrival(message.push_id, message.ttl_s, message.content.SerializeToString(), key)
 
 
 def _parse(kind: type[_Parsed], body: bytes) -> _Parsed:

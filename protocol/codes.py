@@ -31,6 +31,7 @@ class Kind(IntEnum):
     HEARTBEAT = 0x0A
     GOAWAY = 0x0B
     BYE = 0x0C
+    RECALL = 0x0E
 
 
 DOOR_BYTES: Final = frozenset({0x0D, 0x10, 0x16, ord("G"), ord("P")})
@@ -111,6 +112,10 @@ MAX_CONTENT: Final = 64 * 1024
 """Encoded notification and data of one push. APNs and FCM stop at 4 KiB; large data belongs behind a link."""
 MAX_RECEIPTS: Final = 1_000
 """Receipts in one RECEIPTS frame: bounds what one frame can cost the edge."""
+MAX_RECALLS: Final = 1_000
+"""Push ids in one RECALL and in a WELCOME: 8 KB of it, written once to a device's disk."""
+MAX_COLLAPSE_KEY_BYTES: Final = 64
+"""Length of a collapse key, UTF-8 encoded (APNs: apns-collapse-id has 64 bytes)."""
 MAX_TAGS: Final = 100
 """Tags in one PROFILE (TPNS allows 100 a device)."""
 MAX_TAG_BYTES: Final = 128

@@ -47,6 +47,7 @@ _SHARED: Final[dict[tuple[State, Kind], State]] = {
             Kind.PING,
             Kind.PONG,
             Kind.MESSAGE,
+            Kind.RECALL,
             Kind.RECEIPTS,
             Kind.RECEIPT_ACK,
             Kind.PROFILE,
@@ -78,7 +79,14 @@ TABLE: Final[dict[tuple[Side, State, Kind], State]] = {
     # The other way round, a device that has just said BYE may still be sent to.
     **{
         (Side.DEVICE, State.CLOSED, kind): State.CLOSED
-        for kind in (Kind.PONG, Kind.MESSAGE, Kind.RECEIPT_ACK, Kind.PROFILE_ACK, Kind.GOAWAY)
+        for kind in (
+            Kind.PONG,
+            Kind.MESSAGE,
+            Kind.RECALL,
+            Kind.RECEIPT_ACK,
+            Kind.PROFILE_ACK,
+            Kind.GOAWAY,
+        )
     },
 }
 

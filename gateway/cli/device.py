@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from client_sdk import Device, DeviceError, Message
+from client_sdk import Device, DeviceError, Event, Message, Recalled
 from gateway import demokeys
 from gateway.cli.settings import UsageProblem, addresses
 from gateway.config import Config
@@ -66,9 +66,28 @@ async def _run(settings: DeviceSettings, state_dir: Path, show: Show) -> int:
 async def _listen(device: Device, show: Show) -> None:
     await device.wait_connected()
     show({"event": "registered", "device_id": str(device.device_id)})
-    async for message in device.messages():
-        show(_event_of(message))
-        await message.displayed()
+    hearing = asyncio.create_task(_hear(device, show))
+    try:
+        async for message in device.messages():
+            show(_event_of(message))
+            await message.displayed()
+    finally:
+        hearing.cancel()
+
+
+async def _hear(device: Device, show: Show) -> None:
+    try:
+        async for event in device.events():
+            show(_change_of(event))
+    except DeviceError:
+        pass  # the messages end with the same one
+
+
+def _change_of(event: Event) -> dict[str, object]:
+    if isinstance(event, Recalled):
+        shown: dict[str, object] = {"event": "recalled", "push_id": str(event.push_id)}
+        return shown | {"handed_out": event.handed_out}
+    return {"event": "replaced", "push_id": str(event.push_id), "by": str(event.by)}
 
 
 def _event_of(message: Message) -> dict[str, object]:

@@ -68,7 +68,7 @@ class Registration(_message.Message):
     def __init__(self, installation_id: _Optional[bytes] = ..., time_ms: _Optional[int] = ..., nonce: _Optional[bytes] = ..., proof: _Optional[bytes] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("version", "epoch", "heartbeat_s", "limits", "backoff", "probing", "server_time_ms", "device_id", "token", "config_version", "config")
+    __slots__ = ("version", "epoch", "heartbeat_s", "limits", "backoff", "probing", "server_time_ms", "device_id", "token", "config_version", "config", "recalled")
     class ConfigEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -87,6 +87,7 @@ class Welcome(_message.Message):
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     CONFIG_VERSION_FIELD_NUMBER: _ClassVar[int]
     CONFIG_FIELD_NUMBER: _ClassVar[int]
+    RECALLED_FIELD_NUMBER: _ClassVar[int]
     version: int
     epoch: int
     heartbeat_s: int
@@ -98,7 +99,8 @@ class Welcome(_message.Message):
     token: bytes
     config_version: int
     config: _containers.ScalarMap[str, str]
-    def __init__(self, version: _Optional[int] = ..., epoch: _Optional[int] = ..., heartbeat_s: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., backoff: _Optional[_Union[Backoff, _Mapping]] = ..., probing: _Optional[_Union[Probing, _Mapping]] = ..., server_time_ms: _Optional[int] = ..., device_id: _Optional[int] = ..., token: _Optional[bytes] = ..., config_version: _Optional[int] = ..., config: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    recalled: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, version: _Optional[int] = ..., epoch: _Optional[int] = ..., heartbeat_s: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., backoff: _Optional[_Union[Backoff, _Mapping]] = ..., probing: _Optional[_Union[Probing, _Mapping]] = ..., server_time_ms: _Optional[int] = ..., device_id: _Optional[int] = ..., token: _Optional[bytes] = ..., config_version: _Optional[int] = ..., config: _Optional[_Mapping[str, str]] = ..., recalled: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_body_up", "max_body_down", "max_receipts")
@@ -137,14 +139,16 @@ class Probing(_message.Message):
     def __init__(self, start_s: _Optional[int] = ..., step_s: _Optional[int] = ..., max_s: _Optional[int] = ..., successes: _Optional[int] = ..., failures: _Optional[int] = ..., back_s: _Optional[int] = ...) -> None: ...
 
 class Message(_message.Message):
-    __slots__ = ("push_id", "ttl_s", "content")
+    __slots__ = ("push_id", "ttl_s", "content", "collapse_key")
     PUSH_ID_FIELD_NUMBER: _ClassVar[int]
     TTL_S_FIELD_NUMBER: _ClassVar[int]
     CONTENT_FIELD_NUMBER: _ClassVar[int]
+    COLLAPSE_KEY_FIELD_NUMBER: _ClassVar[int]
     push_id: int
     ttl_s: int
     content: Content
-    def __init__(self, push_id: _Optional[int] = ..., ttl_s: _Optional[int] = ..., content: _Optional[_Union[Content, _Mapping]] = ...) -> None: ...
+    collapse_key: str
+    def __init__(self, push_id: _Optional[int] = ..., ttl_s: _Optional[int] = ..., content: _Optional[_Union[Content, _Mapping]] = ..., collapse_key: _Optional[str] = ...) -> None: ...
 
 class Content(_message.Message):
     __slots__ = ("notification", "data")
@@ -173,6 +177,12 @@ class Notification(_message.Message):
     image: str
     def __init__(self, title: _Optional[str] = ..., body: _Optional[str] = ..., url: _Optional[str] = ..., image: _Optional[str] = ...) -> None: ...
 
+class Recall(_message.Message):
+    __slots__ = ("push_id",)
+    PUSH_ID_FIELD_NUMBER: _ClassVar[int]
+    push_id: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, push_id: _Optional[_Iterable[int]] = ...) -> None: ...
+
 class Receipts(_message.Message):
     __slots__ = ("seq", "receipts")
     SEQ_FIELD_NUMBER: _ClassVar[int]
@@ -182,16 +192,18 @@ class Receipts(_message.Message):
     def __init__(self, seq: _Optional[int] = ..., receipts: _Optional[_Iterable[_Union[Receipt, _Mapping]]] = ...) -> None: ...
 
 class Receipt(_message.Message):
-    __slots__ = ("push_id", "state", "at_ms", "reason")
+    __slots__ = ("push_id", "state", "at_ms", "reason", "clock_offset_ms")
     PUSH_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     AT_MS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_OFFSET_MS_FIELD_NUMBER: _ClassVar[int]
     push_id: int
     state: ReceiptState
     at_ms: int
     reason: str
-    def __init__(self, push_id: _Optional[int] = ..., state: _Optional[_Union[ReceiptState, str]] = ..., at_ms: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+    clock_offset_ms: int
+    def __init__(self, push_id: _Optional[int] = ..., state: _Optional[_Union[ReceiptState, str]] = ..., at_ms: _Optional[int] = ..., reason: _Optional[str] = ..., clock_offset_ms: _Optional[int] = ...) -> None: ...
 
 class ReceiptAck(_message.Message):
     __slots__ = ("seq",)

@@ -1,12 +1,12 @@
 """Devices for tests, without jitter and gathering, so that nothing waits for a clock."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from client_sdk import Device, Message, Options
+from client_sdk import Device, Event, Message, Options
 from tests.client_sdk.edge import PATIENCE_S, Edge
 
 KEY = "access key"
@@ -42,9 +42,34 @@ async def take(device: Device, count: int = 1) -> list[Message]:
 async def nothing_more(device: Device) -> bool:
     """Is there no message ready? All that is under way is let happen first."""
     before = device.stats.handed_out
-    taking = asyncio.ensure_future(anext(device.messages()))
+    await _let_happen(anext(device.messages()))
+    return device.stats.handed_out == before and device._inbox._begun is None
+
+
+async def events_of(device: Device, count: int = 1) -> list[Event]:
+    """The next events, taken: the question after them is asked."""
+    events = device.events()
+    async with asyncio.timeout(PATIENCE_S):
+        told = [await anext(events) for _ in range(count)]
+    await _let_happen(anext(events))
+    return told
+
+
+async def no_event(device: Device) -> bool:
+    return not await _let_happen(anext(device.events()))
+
+
+async def _let_happen(asked: Awaitable[object]) -> bool:
+    """Was it answered before nothing went on any more? A cancelled question takes nothing."""
+    asking = asyncio.ensure_future(asked)
     for _ in range(50):
         await asyncio.sleep(0)
-    taking.cancel()
-    await asyncio.wait({taking})
-    return device.stats.handed_out == before
+    asking.cancel()
+    await asyncio.wait({asking})
+    return not asking.cancelled()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():
+            await asyncio.sleep(0.001)

@@ -16,6 +16,17 @@ PATIENCE_S = 10.0
 DEVICE_ID = 3 << 32 | 7
 
 
+def message_frame(push_id: int, *, ttl_s: int = 3600, body: str = "text", key: str = "") -> bytes:
+    notification = device_pb2.Notification(title="title", body=body)
+    content = device_pb2.Content(notification=notification, data={"k": "v"})
+    message = device_pb2.Message(push_id=push_id, ttl_s=ttl_s, content=content, collapse_key=key)
+    return frames.encode(Kind.MESSAGE, message.SerializeToString())
+
+
+def recall_frame(*push_ids: int) -> bytes:
+    return frames.encode(Kind.RECALL, device_pb2.Recall(push_id=push_ids).SerializeToString())
+
+
 class Peer:
     """One accepted connection, HELLO read."""
 
@@ -84,21 +95,14 @@ class Peer:
         fields.setdefault("heartbeat_s", self.hello.heartbeat_s)
         self.send(Kind.WELCOME, device_pb2.Welcome(**fields))
 
-    def messages(self, *push_ids: int, ttl_s: int = 3600, body: str = "text") -> None:
+    def messages(
+        self, *push_ids: int, ttl_s: int = 3600, body: str = "text", key: str = ""
+    ) -> None:
         """All of them in one write, so that they arrive in one read."""
-        notification = device_pb2.Notification(title="title", body=body)
-        content = device_pb2.Content(notification=notification, data={"k": "v"})
-        self._writer.write(
-            b"".join(
-                frames.encode(
-                    Kind.MESSAGE,
-                    device_pb2.Message(
-                        push_id=push_id, ttl_s=ttl_s, content=content
-                    ).SerializeToString(),
-                )
-                for push_id in push_ids
-            )
-        )
+        self.raw(b"".join(message_frame(p, ttl_s=ttl_s, body=body, key=key) for p in push_ids))
+
+    def recall(self, *push_ids: int) -> None:
+        self.send(Kind.RECALL, device_pb2.Recall(push_id=push_ids))
 
     def ack(self, seq: int) -> None:
         self.send(Kind.RECEIPT_ACK, device_pb2.ReceiptAck(seq=seq))

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from client_sdk.entries import Acked, Begun, Entry, Receipt, record, scan
 from client_sdk.journal import Arrival
 from protocol.schema.device_pb2 import CLICKED, DISPLAYED, FAILED, RECEIVED
-from tests.client_sdk.journals import T, journal, loaded
+from tests.client_sdk.journals import T, at, journal, loaded
 
 
 class CrashingDevice(RuleBasedStateMachine):
@@ -71,7 +71,7 @@ class CrashingDevice(RuleBasedStateMachine):
 
     @rule(fresh=st.integers(0, 3), again=st.booleans(), kept=st.none() | st.floats(0, 1))
     def messages_come(self, fresh: int, again: bool, kept: float | None) -> None:
-        admission = self.journal.admit(self.arrivals(fresh, again), self.now_ms)
+        admission = self.journal.admit(self.arrivals(fresh, again), at(self.now_ms))
         for push_id in admission.duplicates:
             self.journal.owe_again(push_id)
         assert not self.received & {s.push_id for s in admission.stored}, "forgot an id"

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from client_sdk import disk, journal_file
-from client_sdk.entries import Acked, Begun, Done, Entry, Receipt, Scan, record, scan
+from client_sdk.entries import Acked, Begun, Done, Entry, Recall, Receipt, Scan, record, scan
+from client_sdk.errors import StorageError
 from client_sdk.journal_writer import JournalWriter
 from protocol.schema.device_pb2 import DISPLAYED, FAILED, RECEIVED
-from tests.client_sdk.journals import T, journal, loaded, same, stored
+from tests.client_sdk.journals import T, journal, loaded, state, stored
 
 
 class TestFile:
@@ -43,8 +44,27 @@ class TestFile:
             file.append([Begun(9)])
             file.close()
             assert scan(path.read_bytes()) == (
-                Scan([*before, Begun(9)], path.stat().st_size, False)
+                Scan([*before, Begun(9)], path.stat().st_size, False, seal)
             )
+
+    def test_what_is_read_is_on_disk_before_it_is_used(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A process that was killed between its write and its sync, or between the rename of a new
+        file and the sync of the name, leaves what a loss of power would still take away."""
+        path = tmp_path / "journal"
+        file, _ = loaded(path)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", lambda _: None)
+            file.append([stored(1)])
+        file.close()
+        synced: list[int] = []
+        fsync = os.fsync
+        monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.fstat(fd).st_ino), fsync(fd)))
+        file, found = loaded(path)
+        file.close()
+        assert found.entries == [stored(1)]
+        assert synced == [path.stat().st_ino, tmp_path.stat().st_ino]
 
     @pytest.mark.parametrize("data", [b"", b"something else", b"CLJ1", bytes(100)])
     def test_a_foreign_file_is_set_aside(self, tmp_path: Path, data: bytes) -> None:
@@ -160,7 +180,39 @@ class TestWriter:
         assert any(b < a for a, b in itertools.pairwise(sizes))
         await writer.close()
         _, found = loaded(tmp_path / "journal")
-        assert same(journal(found.entries), j)
+        assert state(journal(found.entries)) == state(j)
+
+    async def test_a_journal_that_is_opened_often_is_written_anew_all_the_same(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(journal_file, "COMPACT_BYTES", 300)
+        sizes = []
+        for _ in range(30):
+            file, found = loaded(tmp_path / "journal")
+            writer = JournalWriter(journal(found.entries), file, lambda _: None)
+            for n in range(5):
+                await writer.write([Recall(n), Begun(n)])
+            await writer.close()
+            sizes.append((tmp_path / "journal").stat().st_size)
+        assert max(sizes) < 3_000
+
+    async def test_nothing_to_write_says_nothing_of_the_disk(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        file, _ = loaded(tmp_path / "journal")
+        writer = JournalWriter(journal(), file, lambda _: None)
+        with monkeypatch.context() as patch:
+            patch.setattr(disk, "write_all", _failing_after(0))
+            first = writer.write([stored(1)])
+            second = writer.write([])  # answered in its turn
+            with pytest.raises(StorageError):
+                await first
+            await asyncio.wait({second})
+            await writer.write([])
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
+        await writer.write([stored(1)])
+        assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+        await writer.close()
 
     async def test_a_defect_reaches_the_caller(self, tmp_path: Path) -> None:
         file, _ = loaded(tmp_path / "journal")

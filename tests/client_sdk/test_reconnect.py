@@ -128,3 +128,11 @@ def test_backoff_from_the_wire() -> None:
     assert Backoff.from_wire(device_pb2.Backoff()) == Backoff()
     told = device_pb2.Backoff(base_ms=500, factor=0.5, max_ms=100)
     assert Backoff.from_wire(told) == Backoff(0.5, 1.0, 0.5)
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0, 1e5, 3e38, float("inf")])
+def test_any_factor_of_a_server_has_a_bound(factor: float) -> None:
+    told = Backoff.from_wire(device_pb2.Backoff(base_ms=500, factor=factor, max_ms=9_000))
+    bounds = [told.bound_s(attempt) for attempt in (0, 1, 70, 5_000)]
+    assert bounds[0] == 0.5
+    assert bounds == sorted(bounds) and bounds[-1] <= 9.0

@@ -16,6 +16,7 @@ from client_sdk.session import (
     GoneAway,
     Opened,
     ProfileAcked,
+    Recalls,
     ReceiptsAcked,
     Session,
 )
@@ -65,7 +66,7 @@ def kinds(data: bytes) -> list[Kind]:
 PONG = frames.PONG
 CONVERSATION = b"".join(
     (
-        welcome(device_id=7),
+        welcome(device_id=7, recalled=[9, 1 << 63]),
         down(
             Kind.MESSAGE,
             device_pb2.Message(
@@ -75,16 +76,18 @@ CONVERSATION = b"".join(
         PONG,
         down(0x80 | 0x41, device_pb2.Content()),
         down(Kind.PROFILE_ACK, device_pb2.ProfileAck(change=3)),
-        down(Kind.MESSAGE, device_pb2.Message(push_id=6)),
+        down(Kind.MESSAGE, device_pb2.Message(push_id=6, collapse_key="score")),
+        down(Kind.RECALL, device_pb2.Recall(push_id=[5, 8])),
         down(Kind.RECEIPT_ACK, device_pb2.ReceiptAck(seq=0)),
         down(Kind.GOAWAY, device_pb2.GoAway(code=4000)),
     )
 )
 WHAT_IT_SAYS = [
-    Opened(device_pb2.Welcome(device_id=7, probing=TOLD)),
+    Opened(device_pb2.Welcome(device_id=7, probing=TOLD, recalled=[9, 1 << 63])),
     Arrival(5, 60, device_pb2.Content(data={"a": "b" * 300}).SerializeToString()),
     ProfileAcked(3),
-    Arrival(6, 0, b""),
+    Arrival(6, 0, b"", "score"),
+    Recalls([5, 8]),
     ReceiptsAcked([]),
     GoneAway(device_pb2.GoAway(code=4000)),
 ]
@@ -123,6 +126,7 @@ def test_garbage_is_the_peers_fault(garbage: bytes, at: int) -> None:
     ("data", "code"),
     [
         (down(Kind.MESSAGE), CloseCode.PROTOCOL_ERROR),
+        (down(Kind.RECALL), CloseCode.PROTOCOL_ERROR),
         (PONG, CloseCode.PROTOCOL_ERROR),
         (frames.encode(Kind.WELCOME, b"\xff"), CloseCode.PROTOCOL_ERROR),
         (down(Kind.HELLO), CloseCode.PROTOCOL_ERROR),
@@ -184,6 +188,12 @@ class TestReceipts:
         this = opened(limits=device_pb2.Limits(max_receipts=1 << 30, max_body_up=1 << 30))
         owed = [Receipt(n, RECEIVED, 0) for n in range(2500)]
         assert len(sent(this.receipts(owed, 0.0))) == 3
+
+    def test_say_by_which_clock(self) -> None:
+        frame = opened().receipts([Receipt(1, RECEIVED, 50, clock_offset_ms=-7)], 0.0)
+        ((_, body),) = sent(frame)
+        (receipt,) = device_pb2.Receipts.FromString(body).receipts
+        assert (receipt.at_ms, receipt.clock_offset_ms) == (50, -7)
 
     def test_nothing_owed_says_nothing(self) -> None:
         assert opened().receipts([], 0.0) == b""
@@ -296,6 +306,7 @@ def test_bye_where_there_is_a_session_to_leave() -> None:
     assert this.deadline() == NEVER
     # What crossed it still counts.
     assert this.receive_data(down(Kind.MESSAGE, device_pb2.Message(push_id=1)), 1.0)
+    assert this.receive_data(down(Kind.RECALL, device_pb2.Recall(push_id=[1])), 1.0)
 
 
 def test_a_profile_over_the_servers_limit_is_not_sent() -> None:

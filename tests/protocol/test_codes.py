@@ -5,11 +5,21 @@ import pytest
 from protocol import codes
 from protocol.codes import ADVICE, DOOR_BYTES, OPTIONAL_BIT, CloseCode, Kind, Verdict
 from protocol.frames import varint
-from protocol.schema.device_pb2 import Profile, Receipt, Receipts
+from protocol.schema.device_pb2 import (
+    Content,
+    Message,
+    Notification,
+    Profile,
+    Recall,
+    Receipt,
+    Receipts,
+    Welcome,
+)
 
 NUMBERS = {
     **{"HELLO": 1, "WELCOME": 2, "PING": 3, "PONG": 4, "MESSAGE": 5, "RECEIPTS": 6},
     **{"RECEIPT_ACK": 7, "PROFILE": 8, "PROFILE_ACK": 9, "HEARTBEAT": 10, "GOAWAY": 11, "BYE": 12},
+    "RECALL": 14,
 }
 
 VERDICTS = {
@@ -80,9 +90,24 @@ def test_every_limit_fits_the_length_of_a_frame() -> None:
 
 
 def test_the_most_receipts_without_reasons_fit_one_frame() -> None:
-    receipt = Receipt(push_id=1, state="CLICKED", at_ms=1 << 48)
+    receipt = Receipt(push_id=1, state="CLICKED", at_ms=1 << 48, clock_offset_ms=-(1 << 48))
     full = Receipts(seq=1 << 60, receipts=[receipt] * codes.MAX_RECEIPTS)
     assert full.ByteSize() <= codes.MAX_BODY_UP
+
+
+def test_the_most_recalls_fit_one_frame_and_a_welcome_with_all_else() -> None:
+    ids = [(1 << 64) - 1] * codes.MAX_RECALLS
+    assert Recall(push_id=ids).ByteSize() <= codes.MAX_BODY_DOWN
+    # Far from the limit: the settings of the app share the frame.
+    assert Welcome(recalled=ids).ByteSize() <= codes.MAX_BODY_DOWN // 16
+
+
+def test_the_largest_message_fits_one_frame() -> None:
+    content = Content(notification=Notification(body="b" * (codes.MAX_CONTENT - 10)))
+    assert codes.MAX_CONTENT - 10 < content.ByteSize() <= codes.MAX_CONTENT
+    key = "k" * codes.MAX_COLLAPSE_KEY_BYTES
+    full = Message(push_id=1, ttl_s=(1 << 32) - 1, content=content, collapse_key=key)
+    assert full.ByteSize() <= codes.MAX_BODY_DOWN
 
 
 def test_the_largest_profile_fits_one_frame() -> None:

@@ -200,7 +200,8 @@ def value_of(example: Example) -> Message | None:
 
 
 def test_there_are_examples_of_all_that_the_page_promises() -> None:
-    names = ["HELLO", "WELCOME", "MESSAGE", "RECEIPTS", "RECEIPT_ACK", "PING", "PONG", "GOAWAY"]
+    names = ["HELLO", "WELCOME", "MESSAGE", "RECEIPTS", "RECEIPT_ACK", "RECALL"]
+    names += ["PING", "PONG", "GOAWAY"]
     assert [example.name for example in EXAMPLES] == names
     assert PAGE.count("```hex") == len(names) + 2  # and the signed input and the proof
 

@@ -26,6 +26,7 @@ BYE          .       .          .        CLOSED   CLOSED
 WELCOME      .       .          OPEN     .        .
 PONG         CLOSED  .          .        OPEN     LEAVING
 MESSAGE      CLOSED  .          .        OPEN     .
+RECALL       CLOSED  .          .        OPEN     .
 RECEIPT_ACK  CLOSED  .          .        OPEN     LEAVING
 PROFILE_ACK  CLOSED  .          .        OPEN     LEAVING
 GOAWAY       CLOSED  LEAVING    LEAVING  LEAVING  .
@@ -41,6 +42,7 @@ BYE          .       .          .        CLOSED   CLOSED
 WELCOME      .       .          OPEN     .        .
 PONG         .       .          .        OPEN     LEAVING
 MESSAGE      .       .          .        OPEN     .
+RECALL       .       .          .        OPEN     .
 RECEIPT_ACK  .       .          .        OPEN     LEAVING
 PROFILE_ACK  .       .          .        OPEN     LEAVING
 GOAWAY       .       LEAVING    LEAVING  LEAVING  .
