@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: setup demo test check format proto clean bench-audience bench-snapshot
+.PHONY: setup demo test faults check format proto clean bench-audience bench-snapshot
 
 setup: $(VENV)/.ready
 
@@ -23,6 +23,10 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -n $(JOBS)
+
+# A real deployment, hurt in every way there is. ARGS="--minutes 30 --scenario kill-edge --seed 7 --help"
+faults: setup
+	$(BIN)/python -m tests.faults $(ARGS)
 
 check: setup
 	$(BIN)/ruff format --check .

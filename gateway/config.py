@@ -25,11 +25,15 @@ class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 class Store(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     url: str = ""
-    """redis://host:port/db or unix:///path. Empty: the embedded server in the data directory."""
+    """redis://host:port/db or unix:///path; redis://host:port,host:port for a cluster, of which any
+    servers will do to find the others. Empty: the embedded server in the data directory."""
     lease_s: Seconds = 5.0
     """A process that has not renewed its lease for this long counts as gone."""
     timeout_s: Seconds = 5.0
     """Without an answer for this long a connection to the store is given up."""
+    replicas: Annotated[int, Meta(ge=0)] = 0
+    """What is acknowledged to anybody is on so many replicas of its primary, so that it survives a
+    failover. While fewer answer, nothing is accepted."""
     insecure_durability: bool = False
     """Accept a store without AOF or with an evicting memory policy. It will lose messages."""
 
@@ -43,6 +47,8 @@ class Edge(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Edge processes on this machine; 0 = one a core."""
     rpc_listen: str = ""
     """host:port for dispatch nodes on other machines; empty: a unix socket in the data directory."""
+    rpc_advertise: str = ""
+    """host:port under which they reach it, where that is another one (a container, a forwarded port)."""
     heartbeat_min_s: Positive = 30
     heartbeat_max_s: Positive = 600
     """Bounds for the interval a device asks for, seconds."""
@@ -132,8 +138,17 @@ class Api(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Devices that one push may name."""
     max_ttl_s: Positive = 28 * 86_400
     default_ttl_s: Annotated[int, Meta(ge=0)] = 86_400
+    inbox_cap: Annotated[int, Meta(ge=1, le=100_000)] = 1_000
+    """Single messages that may wait for one device; beyond it the oldest of the lowest priority overflows."""
     queue_max: Positive = 20_000
     """Pushes waiting for the store; beyond it the answer is 503 with Retry-After."""
+    app_pushes_per_s: Annotated[int, Meta(ge=0)] = 0
+    """Pushes a second of one app, shared by the API processes; beyond it 429 with Retry-After. 0: any."""
+    app_pushes_per_day: Annotated[int, Meta(ge=0)] = 0
+    """Pushes of one app in a day (UTC); beyond it 429. 0: any."""
+    patience_s: Annotated[float, Meta(ge=0)] = 8.0
+    """A partition without a dispatch node that answers is asked again for this long: about what the next
+    node takes to be its owner, lease included. Then the answer is 503."""
     idempotency_s: Positive = 86_400
     """The same idempotency key gives the same answer for this long."""
 

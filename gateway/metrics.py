@@ -36,6 +36,7 @@ HELP: Final[dict[str, str]] = {
     "columba_process_answered": "1 if a live process answered when asked for its numbers, else 0",
     "columba_http_requests_total": "HTTP answers by route and status",
     "columba_pushes_total": "Pushes by result: accepted, repeated (same idempotency key), refused",
+    "columba_app_refused_total": "Pushes refused by quota of their app: rate, day",
     "columba_accept_seconds": "From a push being read to its accept being durable",
     "columba_fanouts_left_total": "Fan-outs left to the dispatch nodes after a durable accept",
     "columba_law_broken_total": "Counts whose states did not sum up to targeted",

@@ -59,6 +59,7 @@ class Method(IntEnum):
     LOOKUP = 13
     PERMIT = 14
     LEDGER = 15
+    RECALLS = 16
 
 
 class RpcError(Exception):

@@ -65,6 +65,8 @@ class Plan:
     """Pushes whose receivers are remembered, see loadtest.ledger."""
     bare: bool = False
     """No sessions: a connection counts as open once it stands and only reads (for the floor)."""
+    journal: bool = False
+    """Keep when each device was shown what, for tests of order; about 100 B a showing."""
 
 
 class Fleet:
@@ -77,6 +79,8 @@ class Fleet:
         self.table = DeviceTable(plan.devices, plan.seed.encode())
         self.counters = Counters()
         self.ledger = Ledger(plan.devices, plan.remember)
+        self.journals: dict[int, list[tuple[int, float]]] = {}
+        """Row -> (push id, time.monotonic()) of each first showing, in its order; with plan.journal."""
         self.latency = Histogram()
         """Nanoseconds from `sent_ns` to here, of devices that were connected all that time."""
         self.latency_late = Histogram()
@@ -317,6 +321,8 @@ class Fleet:
                 self.desk.on_repeated(row, shown.push_id, self._now, self._wall_ms)
             return
         self.counters.shown += 1
+        if self.plan.journal:
+            self.journals.setdefault(row, []).append((shown.push_id, time.monotonic()))
         if sent_ns:
             live = sent_ns > self.table.since[row] * 1e9
             (self.latency if live else self.latency_late).record(time.monotonic_ns() - sent_ns)

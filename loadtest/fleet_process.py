@@ -101,6 +101,14 @@ class FleetProcess(Child):
         """Push id -> how many devices it was shown on."""
         return {int(push): count for push, count in self.call("shown_counts")["shown"].items()}
 
+    def journals(self) -> dict[int, list[tuple[int, float]]]:
+        """Row -> (push id, time.monotonic()) of each first showing; empty without plan.journal.
+
+        The clock is the machine's, so the times compare with those of other processes here.
+        """
+        answer = self.call("journals", timeout_s=120.0)["journals"]
+        return {int(row): [(push, at) for push, at in lines] for row, lines in answer.items()}
+
     def forget_latency(self) -> None:
         """Begin the histograms anew, behind a warm-up."""
         self.call("forget_latency")
@@ -185,6 +193,8 @@ class _Runner:
                 return {"shown": {push: known[push].rows() for push in wanted if push in known}}
             case "shown_counts":
                 return {"shown": {push: shown.count for push, shown in fleet.ledger.pushes.items()}}
+            case "journals":
+                return {"journals": fleet.journals}
             case "forget_latency":
                 fleet.latency, fleet.latency_late = Histogram(), Histogram()
             case "latency":

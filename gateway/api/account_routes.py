@@ -1,7 +1,9 @@
 """Accounts: app servers bind devices to them. Devices cannot: whoever holds an access key could claim
 to be anybody."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -13,7 +15,7 @@ from gateway.api.answers import Key, backend_of, body_of, json_answer, takes
 from gateway.api.binding import AWAY, WAVE, Bind, Binder, Unbind
 from gateway.api.credentials import opened
 from gateway.api.errors import ApiError, Errno
-from gateway.api.nodes import Nodes
+from gateway.api.nodes import Nodes, NodesAway
 from gateway.api.push_body import parse_u64
 from gateway.api.service import Service
 from gateway.api.views import AccountResults, AccountView, responses
@@ -69,10 +71,12 @@ def account_routes(app: FastAPI, service: Service) -> None:
         items = (await body_of(service, request, _bind_decoder)).items
         devices, codes = _checked(backend.nodes, items)
         binder = Binder(backend.nodes, known)
-        for wave in _waves(codes):
-            binds = [Bind(items[i].account, devices[i] or 0, items[i].only) for i in wave]
-            for i, code in zip(wave, await binder.bind(binds), strict=True):
-                codes[i] = code
+        with backend.nodes.one_patience():
+            for wave in _waves(codes):
+                binds = [Bind(items[i].account, devices[i] or 0, items[i].only) for i in wave]
+                done = await _whole(backend.nodes, partial(binder.bind, binds))
+                for i, code in zip(wave, done, strict=True):
+                    codes[i] = code
         return _answered(items, codes)
 
     @app.post(
@@ -90,10 +94,12 @@ def account_routes(app: FastAPI, service: Service) -> None:
         items = (await body_of(service, request, _unbind_decoder)).items
         devices, codes = _checked(backend.nodes, items)
         binder = Binder(backend.nodes, known)
-        for wave in _waves(codes):
-            unbinds = [Unbind(items[i].account, devices[i]) for i in wave]
-            for i, code in zip(wave, await binder.unbind(unbinds), strict=True):
-                codes[i] = code
+        with backend.nodes.one_patience():
+            for wave in _waves(codes):
+                unbinds = [Unbind(items[i].account, devices[i]) for i in wave]
+                done = await _whole(backend.nodes, partial(binder.unbind, unbinds))
+                for i, code in zip(wave, done, strict=True):
+                    codes[i] = code
         return _answered(items, codes)
 
     _reading(app, service)
@@ -143,6 +149,21 @@ def _checked(
         devices.append(device)
         codes.append(code)
     return devices, codes
+
+
+async def _whole(nodes: Nodes, call: Callable[[], Awaitable[list[str]]]) -> list[str]:
+    """The call's codes; made again from its first step on while an owner does not answer."""
+    codes: list[str] = []
+
+    async def once() -> None:
+        nonlocal codes
+        codes = await call()
+        if AWAY in codes:
+            raise NodesAway
+
+    with suppress(NodesAway):
+        await nodes.patiently(once)
+    return codes
 
 
 def _waves(codes: Sequence[str]) -> Iterator[list[int]]:

@@ -19,7 +19,7 @@ _DIGITS: Final = re.compile(rb"[0-9]{1,18}")
 
 
 class Body:
-    """One request's body, in the budget from its first byte until the caller is done with it."""
+    """One request's body, in the budget from its first byte until the end of the block."""
 
     __slots__ = ("_budget", "_limit", "_size")
 

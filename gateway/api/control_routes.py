@@ -1,4 +1,4 @@
-"""Decisions about a push that is under way: pause, resume, stop."""
+"""Decisions about a push that is under way: pause, resume, stop, recall."""
 
 from typing import Final
 
@@ -9,8 +9,10 @@ from gateway.api.credentials import opened
 from gateway.api.errors import ApiError, Errno
 from gateway.api.nodes import COUNTED, NodesAway, drawn_ms
 from gateway.api.reading import check_theirs, push_counts, state_of
+from gateway.api.recalls import EdgesAway, RecallsBusy
 from gateway.api.service import Service
 from gateway.api.views import PushDecided, responses
+from gateway.store.recalls import StoredRecall
 from protocol.schema import log_pb2, rpc_pb2
 
 _PUSH: Final = "/v1/apps/{app}/pushes/{push_id}"
@@ -38,6 +40,14 @@ def control_routes(app: FastAPI, service: Service) -> None:
     async def stop(app: str, push_id: str, authorization: Key = None) -> Response:
         return await _decide(service, app, push_id, authorization, log_pb2.STOP)
 
+    @app.post(
+        f"{_PUSH}:recall",
+        summary="Take a push back: pending ones vanish, devices that have it are told",
+        responses=_RESPONSES,
+    )
+    async def recall(app: str, push_id: str, authorization: Key = None) -> Response:
+        return await _decide(service, app, push_id, authorization, log_pb2.RECALL)
+
 
 async def _decide(
     service: Service, app: str, push_id: str, authorization: str | None, action: log_pb2.Action
@@ -53,10 +63,17 @@ async def _decide(
     )
     try:
         await check_theirs(backend, known, number)
-        await backend.nodes.control(request)
+        if action == log_pb2.RECALL:
+            await backend.recalling.recall(StoredRecall(number, known.number, until_ms))
+        else:
+            await backend.nodes.control(request)
         counts = await push_counts(backend.nodes, known, number)
     except NodesAway:
         raise ApiError(Errno.DISPATCH_AWAY) from None
+    except EdgesAway:
+        raise ApiError(Errno.EDGES_AWAY) from None
+    except RecallsBusy:
+        raise ApiError(Errno.BUSY, "too many recalls are under way; try again") from None
     return json_answer(
         {
             "push_id": str(number),

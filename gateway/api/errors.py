@@ -37,12 +37,15 @@ class Errno(IntEnum):
     CONFLICT = 40901
     BODY_TOO_LARGE = 41301
     CONTENT_TOO_LARGE = 41302
+    APP_RATE = 42901
+    APP_QUOTA = 42902
     INTERNAL = 50001
     BUSY = 50301
     STORE_AWAY = 50302
     DISPATCH_AWAY = 50303
     NOT_COUNTED_YET = 50304
     STARTING = 50305
+    EDGES_AWAY = 50306
 
 
 class Meaning(NamedTuple):
@@ -88,7 +91,7 @@ MEANINGS: Final[dict[Errno, Meaning]] = {
     ),
     Errno.SHAPE: Meaning(
         "INVALID_ARGUMENT",
-        "the push cannot have this speed or holdout; the message says what is allowed",
+        "the push cannot have this speed, holdout or collapse key; the message says what is allowed",
     ),
     Errno.NO_KEY: Meaning("UNAUTHENTICATED", "send the header Authorization: Bearer <API key>"),
     Errno.WRONG_KEY: Meaning("UNAUTHENTICATED", "this API key is not known here; check it"),
@@ -110,6 +113,16 @@ MEANINGS: Final[dict[Errno, Meaning]] = {
     Errno.CONTENT_TOO_LARGE: Meaning(
         "OUT_OF_RANGE", "notification and data are over the limit; put large data behind a link"
     ),
+    Errno.APP_RATE: Meaning(
+        "RESOURCE_EXHAUSTED",
+        "the app pushes faster than it may; nothing was taken, push again after the time given",
+        1000,
+    ),
+    Errno.APP_QUOTA: Meaning(
+        "RESOURCE_EXHAUSTED",
+        "the app has had its pushes of this day (UTC); nothing was taken, push again tomorrow",
+        1000,
+    ),
     Errno.INTERNAL: Meaning("INTERNAL", "a defect of the service; its log has the trace id"),
     Errno.BUSY: Meaning("UNAVAILABLE", "too many pushes wait for the store; send slower", 1000),
     Errno.STORE_AWAY: Meaning("UNAVAILABLE", "the store does not answer; try again", 1000),
@@ -119,14 +132,26 @@ MEANINGS: Final[dict[Errno, Meaning]] = {
     Errno.NOT_COUNTED_YET: Meaning(
         "UNAVAILABLE", "the push is so new that it may not have been counted yet; try again", 500
     ),
+    Errno.EDGES_AWAY: Meaning(
+        "UNAVAILABLE",
+        "not all edges have confirmed the recall; say it again, which is harmless",
+        1000,
+    ),
     Errno.STARTING: Meaning("UNAVAILABLE", "the service is starting; try again", 1000),
 }
 
 
-class ApiError(Exception):
-    """An answer other than the wanted one. `message` replaces the table's advice."""
+_SPREAD_MS: Final = 60_000
+"""Callers who must wait for long come back spread over this time."""
 
-    def __init__(self, errno: Errno, message: str = "", trace_id: str = "") -> None:
+
+class ApiError(Exception):
+    """An answer other than the wanted one. `message` replaces the table's advice, `retry_ms` its time:
+    no caller is told to come earlier."""
+
+    def __init__(
+        self, errno: Errno, message: str = "", trace_id: str = "", retry_ms: int = 0
+    ) -> None:
         meaning = MEANINGS[errno]
         super().__init__(message or meaning.advice)
         self.errno = errno
@@ -134,7 +159,11 @@ class ApiError(Exception):
         self.message = message or meaning.advice
         self.trace_id = trace_id or secrets.token_hex(8)
         # Callers that were refused together come back spread out.
-        self.retry_ms = int(meaning.retry_ms * random.uniform(0.6, 1.4))
+        self.retry_ms = (
+            retry_ms + int(random.uniform(0, min(0.4 * retry_ms, _SPREAD_MS)))
+            if retry_ms
+            else int(meaning.retry_ms * random.uniform(0.6, 1.4))
+        )
 
     def body(self) -> bytes:
         error: dict[str, object] = {

@@ -27,9 +27,11 @@ from gateway.api.order import (
     size_of,
     split,
 )
+from gateway.api.quota import Excess, Quotas
 from gateway.api.seat import Seat, Tenure
 from gateway.config import Api
 from gateway.metrics import Counter, Histogram
+from gateway.store import keys
 from gateway.store.client import Store
 from gateway.store.clock import StoreClock
 from gateway.store.errors import Fenced, ProducerFull, StoreError, StoreUnavailable
@@ -38,6 +40,7 @@ from gateway.store.pushes import (
     Parts,
     PushPart,
     PushRecord,
+    Winner,
     accept,
     claim_digest,
     encode_push,
@@ -83,6 +86,14 @@ class IdempotencyConflict(Refused):
     """The key belongs to a push with another body; nothing was taken."""
 
 
+class Exceeded(Refused):
+    """The app may not push that much; nothing was taken."""
+
+    def __init__(self, excess: Excess) -> None:
+        super().__init__()
+        self.excess = excess
+
+
 class Intake:
     """Accepts pushes. Raises Refused, or StoreError for what only a mended service can do."""
 
@@ -94,6 +105,7 @@ class Intake:
         limits: Api,
         partitions: int,
         *,
+        quotas: Quotas | None = None,
         waiting_bytes: int = WAITING_BYTES,
     ) -> None:
         self._store = store
@@ -101,6 +113,7 @@ class Intake:
         self._clock = clock
         self._limits = limits
         self._partitions = partitions
+        self._quotas = quotas
         self._homes = itertools.count(time.time_ns() // 1000)
         self._fanouts: set[asyncio.Task[None]] = set()
         self.waiting = Budget(waiting_bytes)
@@ -114,7 +127,7 @@ class Intake:
         try:
             stay = self._enter(order, beside)
             try:
-                accepted, repeated = await self._accept(order, stay)
+                accepted, repeated = await self._accept_within(order, stay)
             finally:
                 stay.leave()
         except Refused:
@@ -142,6 +155,48 @@ class Intake:
             _, late = await asyncio.wait(self._fanouts, timeout=wait_s)
             for task in late:
                 task.cancel()
+
+    async def _accept_within(self, order: Order, stay: Stay) -> tuple[Accepted, bool]:
+        """As `_accept`, within what the app may push; what makes no push does not count."""
+        quotas, app = self._quotas, order.app.number
+        if quotas is None or not quotas.limited:
+            return await self._accept(order, stay)
+        try:
+            async with asyncio.timeout(APPEND_S):
+                excess = await quotas.excess(app, time.monotonic())
+        except (StoreUnavailable, TimeoutError):
+            raise Unavailable from None
+        if excess is not None:
+            earlier = await self._answered_before(order)
+            if earlier is None:
+                raise Exceeded(excess)
+            return earlier, True
+        try:
+            accepted, repeated = await self._accept(order, stay)
+        except (Busy, IdempotencyConflict):
+            quotas.give_back(app)
+            raise
+        if repeated:
+            quotas.give_back(app)
+        return accepted, repeated
+
+    async def _answered_before(self, order: Order) -> Accepted | None:
+        """What the idempotency key was answered, if it was: who may push no more may still ask that.
+        Raises IdempotencyConflict, Unavailable."""
+        if not order.idempotency_key:
+            return None
+        digest = claim_digest(order.app.number, order.idempotency_key)
+        key = keys.idempotency(home_of(digest, self._partitions), digest)
+
+        async def ask() -> bytes | None:
+            found: bytes | None = await self._store.call("GET", key)
+            return found
+
+        raw = await self._insist(ask, APPEND_S, 0)
+        if raw is None:
+            return None
+        push_id, body_digest, answer = raw.split(b" ", 2)  # as scripts/accept.lua leaves it
+        return _checked(Winner(int(push_id), body_digest.decode(), answer), order)
 
     def _enter(self, order: Order, beside: int) -> Stay:
         """Before anything is waited for. Raises Busy."""
@@ -255,9 +310,7 @@ class Intake:
             lambda: accept(self._store, home, record, claim), ACCEPT_S, push_id
         )
         if winner is not None:
-            if winner.body_digest != order.body_digest:
-                raise IdempotencyConflict(winner.push_id)
-            return decode_answer(winner.answer), True
+            return _checked(winner, order), True
         assert accepted_ms is not None
         await self._fan_out(tenure, push_id, home, parts_of(record, accepted_ms, home), stay)
         return answer, False
@@ -361,6 +414,13 @@ async def _until_done(future: asyncio.Future[bytes], limit_s: float) -> None:
         await waiter
     finally:
         timer.cancel()
+
+
+def _checked(winner: Winner, order: Order) -> Accepted:
+    """The answer of the push that has the order's idempotency key. Raises IdempotencyConflict."""
+    if winner.body_digest != order.body_digest:
+        raise IdempotencyConflict(winner.push_id)
+    return decode_answer(winner.answer)
 
 
 def _succeeded(future: asyncio.Future[bytes]) -> bool:

@@ -2,8 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
-from typing import Final, TypeAlias
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import update_wrapper
+from typing import Any, Concatenate, Final, ParamSpec, TypeAlias, TypeVar
 
 from gateway.api.peers import Peers
 from gateway.rpc import Method, RpcError, RpcUnavailable
@@ -26,7 +29,13 @@ CONTROL_S: Final = 5.0
 """The same where all its partitions write and fold it."""
 LEDGER_S: Final = 3.0
 """The same where it reads in a log, after others that ask for that."""
+WAITING: Final = 1_000
+"""Questions and changes that wait for a partition on the move; beyond it they fail at once."""
+_AGAIN_MIN_S: Final = 0.05
+_AGAIN_MAX_S: Final = 0.5
 _OWNERS_S: Final = 1.0
+_OWNERS_MIN_S: Final = 0.05
+"""Owners are read no more often than this, however many ask in vain."""
 _YOUNG_MS: Final = 10_000
 """A push accepted so short a time ago may not have been folded by its owners."""
 _TICK_MS: Final = 62.5
@@ -46,10 +55,43 @@ class NodesAway(Exception):
     """A partition that is concerned has no node that answers."""
 
 
+_ends: ContextVar[list[float] | None] = ContextVar("_ends", default=None)
+"""Of a request that has one patience: when that is over, once it has begun."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def patient(
+    ask: Callable[Concatenate["Nodes", P], Awaitable[T]],
+) -> Callable[Concatenate["Nodes", P], Coroutine[Any, Any, T]]:
+    """A method of Nodes that is called again while it raises NodesAway, within the patience.
+
+    It must be harmless to do twice: what was answered with NodesAway may have been done.
+    """
+
+    async def asked(self: "Nodes", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self.patiently(lambda: ask(self, *args, **kwargs))
+
+    update_wrapper(asked, ask)
+    return asked
+
+
 class Nodes:
+    """Questions to the owners of partitions, and changes by them, all of them patient: a partition that
+    changes hands has no owner for a moment, of which app servers need not know."""
+
     def __init__(
-        self, store: Store, roster: Roster, clock: StoreClock, peers: Peers, partitions: int
+        self,
+        store: Store,
+        roster: Roster,
+        clock: StoreClock,
+        peers: Peers,
+        partitions: int,
+        *,
+        patience_s: float = 0.0,
     ) -> None:
+        """`patience_s`: how long NodesAway is put off; 0: not at all."""
         self._store = store
         self._roster = roster
         self._clock = clock
@@ -57,6 +99,56 @@ class Nodes:
         self._partitions = partitions
         self._owners: list[tuple[int, int, int]] = []
         self._owners_at = float("-inf")
+        self._owners_read_at = float("-inf")
+        self._patience_s = patience_s
+        self._hurry = asyncio.Event()
+        self.waiting = 0
+
+    def hurry(self) -> None:
+        """The process is about to end: nothing is waited for any more."""
+        self._hurry.set()
+
+    @contextmanager
+    def one_patience(self) -> Iterator[None]:
+        """All that is asked in the block, one after the other, waits no longer together than one would."""
+        token = _ends.set([])
+        try:
+            yield
+        finally:
+            _ends.reset(token)
+
+    async def patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Asks again while NodesAway is raised; raises it when the patience is over, or too many wait."""
+        deadline = time.monotonic() + self._patience_s
+        try:
+            return await ask()
+        except NodesAway:
+            ends = _ends.get()
+            if ends is not None:
+                deadline = (ends or [deadline])[0]
+                ends[:] = [deadline]
+            if self.waiting >= WAITING or time.monotonic() >= deadline:
+                raise
+        self.waiting += 1
+        try:
+            delay = _AGAIN_MIN_S
+            while True:
+                await self._pause(min(delay, deadline - time.monotonic()))
+                try:
+                    return await ask()
+                except NodesAway:
+                    if self._hurry.is_set() or time.monotonic() >= deadline:
+                        raise
+                delay = min(2 * delay, _AGAIN_MAX_S)
+        finally:
+            self.waiting -= 1
+
+    async def _pause(self, wait_s: float) -> None:
+        try:
+            async with asyncio.timeout(max(0.0, wait_s)):
+                await self._hurry.wait()
+        except TimeoutError:
+            pass
 
     def exists(self, partition: int) -> bool:
         return partition < self._partitions
@@ -69,6 +161,7 @@ class Nodes:
         """Addresses of the live nodes."""
         return sorted(self._addresses().values())
 
+    @patient
     async def counts(self, push_id: int) -> rpc_pb2.Counts:
         """All partitions concerned, added up. Raises NodesAway."""
         place = push_place(push_id)
@@ -86,6 +179,7 @@ class Nodes:
         self._check_whole(total.partitions)
         return total
 
+    @patient
     async def audience(self, app: int, audience: bytes, *, explain: bool) -> list[Looked]:
         """How many devices it means now: the answers of all nodes. Raises NodesAway."""
         request = rpc_pb2.AudienceRequest(app=app, audience=audience, explain=explain)
@@ -95,6 +189,7 @@ class Nodes:
         self._check_whole(part.partition for one in found for part in one.partitions)
         return found
 
+    @patient
     async def cuts(self, push_id: int, by: Sequence[str]) -> rpc_pb2.CutReply:
         """All partitions concerned, a tag as often as nodes tell of it. Raises NodesAway."""
         place = push_place(push_id)
@@ -116,6 +211,7 @@ class Nodes:
         self._check_whole(total.partitions)
         return total
 
+    @patient
     async def tag(self, app: int, p: int, items: Sequence[rpc_pb2.TagItem]) -> Sequence[str]:
         """An error for each item, "" = done and durable. Raises NodesAway: some may be done."""
         request = rpc_pb2.TagRequest(partition=p, app=app, items=items)
@@ -129,6 +225,7 @@ class Nodes:
         """Partition whose owner keeps the list of an account's devices."""
         return keys.account_home(app, account, self._partitions)
 
+    @patient
     async def bind_lists(
         self, app: int, p: int, items: Sequence[rpc_pb2.AccountItem]
     ) -> rpc_pb2.AccountReply:
@@ -143,7 +240,8 @@ class Nodes:
     async def bind_holders(
         self, app: int, p: int, items: Sequence[rpc_pb2.HolderItem]
     ) -> rpc_pb2.HolderReply:
-        """The same."""
+        """The same. Not patient: whose a device is must not be said again once another call may have
+        taken the entry from the list; who binds begins anew."""
         request = rpc_pb2.HolderRequest(partition=p, app=app, items=items)
         answer = await self._ask_owner(p, Method.HOLDER, request.SerializeToString(), TAG_S)
         reply = rpc_pb2.HolderReply.FromString(answer)
@@ -151,23 +249,21 @@ class Nodes:
             raise NodesAway
         return reply
 
+    @patient
     async def lookup(
         self, app: int, p: int, accounts: Sequence[str] = (), indexes: Sequence[int] = ()
     ) -> rpc_pb2.LookupReply:
         """Lists of accounts at home in a partition, holders of its devices. Raises NodesAway."""
         request = rpc_pb2.LookupRequest(partition=p, app=app, accounts=accounts, index=indexes)
         body = request.SerializeToString()
-        try:
-            answer = await self._ask_owner(p, Method.LOOKUP, body)
-        except NodesAway:
-            # It may only have changed hands: nobody's push is refused for what we remembered.
-            answer = await self._ask_owner(p, Method.LOOKUP, body)
+        answer = await self._ask_owner(p, Method.LOOKUP, body)
         reply = rpc_pb2.LookupReply.FromString(answer)
         whole = len(reply.holders) == len(reply.known) == len(indexes)
         if not whole or len(reply.lists) != len(accounts):
             raise NodesAway
         return reply
 
+    @patient
     async def control(self, request: rpc_pb2.ControlRequest) -> None:
         """Returns when all partitions concerned have folded it. Raises NodesAway: some may have."""
         place = push_place(request.push_id)
@@ -203,12 +299,14 @@ class Nodes:
         if sorted(partitions) != list(range(self._partitions)):
             raise NodesAway
 
+    @patient
     async def device(self, device: int) -> rpc_pb2.DeviceState:
         """Raises NodesAway."""
         partition, _ = split_device_id(device)
         body = rpc_pb2.DeviceRequest(device_id=device).SerializeToString()
         return rpc_pb2.DeviceState.FromString(await self._ask_owner(partition, Method.DEVICE, body))
 
+    @patient
     async def ledger(self, push_id: int, device: int) -> rpc_pb2.LedgerReply:
         """Of the device's owner. Raises NodesAway."""
         partition, _ = split_device_id(device)
@@ -227,7 +325,10 @@ class Nodes:
             raise NodesAway from error
 
     async def _owner(self, partition: int) -> str:
-        if time.monotonic() - self._owners_at > _OWNERS_S:
+        now = time.monotonic()
+        stale = now - self._owners_at > _OWNERS_S and now - self._owners_read_at > _OWNERS_MIN_S
+        if stale or not self._owners:
+            self._owners_read_at = now
             self._owners = await owners(self._store, self._partitions)
             self._owners_at = time.monotonic()
         _, number, start = self._owners[partition]

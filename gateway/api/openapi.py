@@ -52,6 +52,15 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
             "holdout": 0.1,
         },
     },
+    "newest": {
+        "summary": "Before others, and in place of the last one with the same key",
+        "value": {
+            "audience": {"devices": ["4294967296"]},
+            "notification": {"title": "2:1", "body": "Goal in the 89th minute"},
+            "priority": "high",
+            "collapse_key": "match-7",
+        },
+    },
     "live": {
         "summary": "Only to whoever is connected now",
         "value": {"audience": "all", "data": {"score": "2:1"}, "ttl": 0},
@@ -71,6 +80,7 @@ ERRORS: Final[dict[int, tuple[Errno, str]]] = {
     408: (Errno.SLOW_BODY, "The body took too long to arrive"),
     409: (Errno.CONFLICT, "The idempotency key belongs to another push"),
     413: (Errno.CONTENT_TOO_LARGE, "Body or content too large"),
+    429: (Errno.APP_RATE, "The app pushes more than it may"),
     503: (Errno.BUSY, "Not now; retry after the time given"),
 }
 

@@ -140,8 +140,7 @@ def digest_of(
     """
     whom = None if audience is None else _unordered(to_json(audience))
     said: list[object] = [whom, sorted(devices), sorted(malformed), ttl_s]
-    if shape != _PLAIN:  # digests stand in the store: what has no shape keeps the one it had
-        said += shape
+    said += shape.meaning()
     meaning = msgspec.json.encode(said)
     return hashlib.sha256(len(meaning).to_bytes(4, "big") + meaning + content).hexdigest()
 

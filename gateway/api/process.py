@@ -23,6 +23,8 @@ from gateway.api.census import Census
 from gateway.api.intake import Intake
 from gateway.api.nodes import Nodes
 from gateway.api.peers import Peers
+from gateway.api.quota import Quotas
+from gateway.api.recalls import Recalling
 from gateway.api.seat import Seat
 from gateway.api.service import Backend, Service
 from gateway.config import Config
@@ -89,6 +91,8 @@ class ApiProcess:
         try:
             await asyncio.wait({stopping, serving, working}, return_when=asyncio.FIRST_COMPLETED)
             self.service.draining = True
+            if self.service.backend is not None:
+                self.service.backend.nodes.hurry()
             if stop.is_set() and self.service.backend is not None:
                 await asyncio.sleep(_READINESS_LEAD_S)
         finally:
@@ -140,7 +144,11 @@ class ApiProcess:
         delay = _CONNECT_MIN_S
         while True:
             try:
-                store = await Store.connect(self._store_url, timeout_s=self._config.store.timeout_s)
+                store = await Store.connect(
+                    self._store_url,
+                    timeout_s=self._config.store.timeout_s,
+                    replicas=self._config.store.replicas,
+                )
             except StoreUnavailable as error:
                 _log.warning("waiting for the store", reason=str(error))
             else:
@@ -163,6 +171,9 @@ class ApiProcess:
         seat = Seat(store, clock, lease_s=config.store.lease_s, pace=pace, info=info)
         roster = Roster(store, clock, config.store.lease_s)
         peers = Peers(self._secret)
+        patience_s = config.api.patience_s
+        nodes = Nodes(store, roster, clock, peers, partitions, patience_s=patience_s)
+        quotas = Quotas(store, clock, config.api, lambda: len(roster.live("api", clock.now_ms())))
         return Backend(
             store=store,
             clock=clock,
@@ -170,10 +181,12 @@ class ApiProcess:
             seat=seat,
             roster=roster,
             peers=peers,
-            intake=Intake(store, seat, clock, config.api, partitions),
-            nodes=Nodes(store, roster, clock, peers, partitions),
+            intake=Intake(store, seat, clock, config.api, partitions, quotas=quotas),
+            nodes=nodes,
             census=Census(roster, clock, peers, self.service.own_samples),
             segments=Segments(store),
+            recalling=Recalling(store, nodes, roster, clock, peers, config.store.lease_s),
+            quotas=quotas,
         )
 
     async def _close(self) -> None:

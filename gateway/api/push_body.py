@@ -1,6 +1,6 @@
 """The body of a push request: decoded, checked, and turned into an Order. No I/O."""
 
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -9,7 +9,7 @@ from gateway.api.audiences import AudienceBody, encoded, read_audience
 from gateway.api.bodies import decoded
 from gateway.api.errors import ApiError, Errno
 from gateway.api.order import Order, digest_of
-from gateway.api.shape import MAX_SPEED, Shape
+from gateway.api.shape import MAX_SPEED, PRIORITIES, Shape
 from gateway.audience import Audience, Devices, got
 from gateway.config import Api
 from gateway.store.apps import App
@@ -66,6 +66,17 @@ class PushBody(AudienceBody, frozen=True, forbid_unknown_fields=True):
             extra_json_schema=_HOLDOUT,
         ),
     ] = 0.0
+    priority: Annotated[
+        Literal["high", "normal", "low"],
+        Meta(description="Order is kept within a priority; a high push overtakes others."),
+    ] = "normal"
+    collapse_key: Annotated[
+        str,
+        Meta(
+            description="Of the pushes of an app with the same key a device keeps the newest; up to "
+            "64 bytes. Empty: none."
+        ),
+    ] = ""
     idempotency_key: Annotated[
         str | None,
         Meta(
@@ -116,7 +127,9 @@ def parse(raw: bytes, header_key: str | None, app: App, limits: Api) -> Request:
             ttl_s=ttl_s,
             shape=shape,
         )
-    order = Order(app, audience, devices, content, ttl_s, key, digest, options=shape.options())
+    order = Order(
+        app, audience, devices, content, ttl_s, key, digest, options=shape.options(limits.inbox_cap)
+    )
     return Request(order, malformed, body.validate_only, tree)
 
 
@@ -147,10 +160,10 @@ def _shape(body: PushBody, ttl_s: int) -> Shape:
     if isinstance(speed, str) or body.speed == 0:
         said = got(body.speed)
         raise ApiError(Errno.SHAPE, f'Expected `int` >= 1 or "auto", got {said} - at `$.speed`')
-    shape = Shape(speed, body.holdout)
+    shape = Shape(speed, body.holdout, PRIORITIES[body.priority], body.collapse_key)
     flaw = shape.flaw(ttl_s)
     if flaw is not None:
-        raise ApiError(Errno.SHAPE, flaw)
+        raise ApiError(Errno.SHAPE, f"{flaw.text} - at `$.{flaw.field}`")
     return shape
 
 

@@ -15,8 +15,8 @@ from starlette.types import Receive, Scope, Send
 from gateway.api.audiences import encoded, notes, refusal, settle
 from gateway.api.bodies import Body
 from gateway.api.credentials import opened
-from gateway.api.errors import ApiError, Errno
-from gateway.api.intake import Busy, IdempotencyConflict, Unavailable
+from gateway.api.errors import MEANINGS, ApiError, Errno
+from gateway.api.intake import Busy, Exceeded, IdempotencyConflict, Unavailable
 from gateway.api.order import Accepted
 from gateway.api.push_body import Request, parse
 from gateway.api.service import Backend, Service
@@ -75,7 +75,7 @@ class PushRoute:
         app = await opened(backend.apps, scope["path_params"]["app"], authorization)
         with Body(self._service.bodies, limits.max_body) as body:
             request = parse(await body.read(receive, length), key, app, limits)
-            # It stays in the budget: owners of accounts may let us wait, and the order does not count yet.
+            # In the budget for as long as a partition on the move is waited for.
             request = await _settled(request, backend, limits.max_devices)
         intake, beside = backend.intake, _MALFORMED_BYTES * len(request.malformed)
         if request.validate_only:
@@ -130,6 +130,12 @@ def as_api_error(failure: Exception) -> ApiError:
         return refusal(failure)
     if isinstance(failure, IdempotencyConflict):
         return ApiError(Errno.CONFLICT, trace_id=str(failure.push_id))
+    if isinstance(failure, Exceeded):
+        quota, limit, retry_ms = failure.excess
+        errno = Errno.APP_RATE if quota == "rate" else Errno.APP_QUOTA
+        each = "second" if quota == "rate" else "day"
+        said = f"{MEANINGS[errno].advice} ({limit} pushes a {each} are allowed)"
+        return ApiError(errno, said, retry_ms=retry_ms)
     if isinstance(failure, Busy | Unavailable):
         errno = Errno.BUSY if isinstance(failure, Busy) else Errno.STORE_AWAY
         return ApiError(errno, trace_id=str(failure.push_id or ""))

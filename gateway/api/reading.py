@@ -49,8 +49,10 @@ async def _folded(nodes: Nodes, app: App, push_id: int, ask: Callable[[int], Awa
 
 
 def state_of(counts: rpc_pb2.Counts) -> str:
-    """What a push as a whole is doing: running, paused, stopped or finished."""
+    """What a push as a whole is doing: running, paused, stopped, recalled or finished."""
     if not counts.pending:
+        if counts.recalled:
+            return "recalled"
         return "stopped" if counts.stopped else "finished"
     return "paused" if counts.paused else "running"
 

@@ -10,11 +10,13 @@ from gateway.api.audiences import encoded, settle
 from gateway.api.budget import Budget
 from gateway.api.census import Census, Entry
 from gateway.api.errors import ApiError, Errno
-from gateway.api.intake import Busy, IdempotencyConflict, Intake, Refused
+from gateway.api.intake import Busy, Exceeded, IdempotencyConflict, Intake, Refused
 from gateway.api.nodes import Nodes
 from gateway.api.order import Accepted, Order, digest_of
 from gateway.api.peers import Peers
 from gateway.api.push_body import MAX_KEY
+from gateway.api.quota import Quotas
+from gateway.api.recalls import Recalling
 from gateway.api.seat import Seat
 from gateway.api.shape import Shape
 from gateway.audience import Audience, AudienceError, Devices
@@ -48,6 +50,8 @@ class Backend(NamedTuple):
     nodes: Nodes
     census: Census
     segments: Segments
+    recalling: Recalling
+    quotas: Quotas
 
 
 class Service:
@@ -113,7 +117,8 @@ class Service:
         """Method.PUSH: columba.rpc.PushRequest -> PushReply.
 
         RpcError unknown_app, invalid (as it stands, never), conflict (the idempotency key belongs
-        to another push), busy (nothing was taken), unavailable (the push may arrive or not).
+        to another push), busy (nothing was taken), exceeded (the app may not push that much; nothing
+        was taken), unavailable (the push may arrive or not).
         """
         backend = self.backend
         if backend is None:
@@ -128,6 +133,9 @@ class Service:
                 self.bodies.give(size)
             del body  # the order has what it needs; the push may wait for long
             accepted = await backend.intake.push(order)
+        except Exceeded as error:
+            said = f"beyond {error.excess.limit}, again after {error.excess.retry_ms} ms"
+            raise RpcError("exceeded", f"the app's {error.excess.quota} quota: {said}") from None
         except Busy:
             raise RpcError("busy", "too many pushes wait for the store") from None
         except IdempotencyConflict:
@@ -146,7 +154,7 @@ class Service:
         if app is None:
             raise RpcError("unknown_app", "there is no such app")
         tree, devices = _whom(request)
-        shape = Shape(request.speed, request.holdout)
+        shape = Shape(request.speed, request.holdout, request.priority, request.collapse_key)
         self._check(request, tree, len(devices), shape)
         digest = ""
         if request.idempotency_key:
@@ -166,7 +174,7 @@ class Service:
             request.ttl_s,
             request.idempotency_key,
             digest,
-            options=shape.options(),
+            options=shape.options(self.config.api.inbox_cap),
         )
         return order if tree is None else await self._settled(backend, order, tree)
 
@@ -200,7 +208,7 @@ class Service:
             raise RpcError("invalid", f"idempotency_key has at most {MAX_KEY} characters")
         flaw = shape.flaw(request.ttl_s)
         if flaw is not None:
-            raise RpcError("invalid", flaw)
+            raise RpcError("invalid", flaw.text)
 
 
 def _whom(request: rpc_pb2.PushRequest) -> tuple[Audience | None, list[int]]:
@@ -240,5 +248,7 @@ def _backend_samples(backend: Backend) -> Iterator[Sample]:
         # Of the current producer: a new lease begins at zero, which rate() understands.
         yield "columba_store_calls_total", {}, tenure.producer.calls_total
         yield "columba_store_retries_total", {}, tenure.producer.retries_total
+    for quota, count in backend.quotas.refused_total.items():
+        yield "columba_app_refused_total", {"quota": quota}, count
     yield from queue_samples("pushes", waiting, seat.pace.waiting)
     yield from queue_samples("push_bytes", intake.waiting.used, intake.waiting.limit)

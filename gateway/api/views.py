@@ -24,7 +24,7 @@ _COUNTS: Final[dict[str, Any]] = {
 }
 
 
-State = Literal["running", "paused", "stopped", "finished"]
+State = Literal["running", "paused", "stopped", "recalled", "finished"]
 """What a push as a whole is doing."""
 
 

@@ -49,7 +49,7 @@ class ApiClient:
         return answer
 
     def decide(self, push_id: str, verb: str) -> dict[str, Any]:
-        """`verb` is pause, resume or stop; its state and counts then. Raises ApiProblem."""
+        """`verb` is pause, resume, stop or recall; its state and counts then. Raises ApiProblem."""
         named = urllib.parse.quote(push_id, safe="")
         answer = self._request("POST", f"/v1/apps/{self._app}/pushes/{named}:{verb}")
         if not isinstance(answer, dict) or not answer.keys() >= {"push_id", "state", "counts"}:
@@ -164,11 +164,10 @@ def push_body(
     title: str | None,
     body: str | None,
     data: Sequence[str],
-    ttl: int | None,
-    speed: int | None,
-    holdout: float | None,
+    dealt: Mapping[str, object],
 ) -> dict[str, object]:
-    """The request of `columba push`. Raises UsageProblem."""
+    """The request of `columba push`; `dealt` are fields of how it is dealt out, None where nothing is
+    said. Raises UsageProblem."""
     if title is None and body is None and not data:
         raise UsageProblem("say something: --title, --body or --data key=value")
     request: dict[str, object] = {"audience": audience}
@@ -179,9 +178,7 @@ def push_body(
         if not all(equals and key for key, equals, _ in pairs):
             raise UsageProblem("--data takes key=value")
         request["data"] = {key: value for key, _, value in pairs}
-    for name, number in (("ttl", ttl), ("speed", speed), ("holdout", holdout)):
-        if number is not None:
-            request[name] = number
+    request.update((name, said) for name, said in dealt.items() if said is not None)
     return request
 
 

@@ -1,4 +1,4 @@
-"""`columba push`, and what may be decided about a push afterwards: pause, resume, stop."""
+"""`columba push`, and what may be decided about a push afterwards: pause, resume, stop, recall."""
 
 import json
 from collections.abc import Mapping
@@ -16,6 +16,22 @@ pushes_app = typer.Typer(rich_markup_mode=None)
 
 PushId = Annotated[str, typer.Argument(metavar="PUSH_ID", help="As `columba push` told it.")]
 
+Ttl = Annotated[
+    int | None, typer.Option(metavar="SECONDS", help="Kept for so long; 0: only who is online.")
+]
+Speed = Annotated[
+    int | None, typer.Option(metavar="COUNT", help="Devices a second; as fast as it goes.")
+]
+Holdout = Annotated[
+    float | None,
+    typer.Option(metavar="PART", help="Not sent to this part of the audience, such as 0.1."),
+]
+Priority = Annotated[str | None, typer.Option(metavar="WORD", help="high, normal or low.")]
+CollapseKey = Annotated[
+    str | None,
+    typer.Option(metavar="KEY", help="Of the pushes with this key a device keeps the newest."),
+]
+
 
 @pushes_app.command()
 def push(
@@ -32,16 +48,11 @@ def push(
     data: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="For the app itself; repeatable.")
     ] = None,
-    ttl: Annotated[
-        int | None, typer.Option(metavar="SECONDS", help="Kept for so long; 0: only who is online.")
-    ] = None,
-    speed: Annotated[
-        int | None, typer.Option(metavar="COUNT", help="Devices a second; as fast as it goes.")
-    ] = None,
-    holdout: Annotated[
-        float | None,
-        typer.Option(metavar="PART", help="Not sent to this part of the audience, such as 0.1."),
-    ] = None,
+    ttl: Ttl = None,
+    speed: Speed = None,
+    holdout: Holdout = None,
+    priority: Priority = None,
+    collapse_key: CollapseKey = None,
     idempotency_key: Annotated[
         str | None, typer.Option(help="The same key again is the same push.")
     ] = None,
@@ -62,9 +73,13 @@ def push(
         title=title,
         body=body,
         data=data or (),
-        ttl=ttl,
-        speed=speed,
-        holdout=holdout,
+        dealt={
+            "ttl": ttl,
+            "speed": speed,
+            "holdout": holdout,
+            "priority": priority,
+            "collapse_key": collapse_key,
+        },
     )
     client = _client(api_url, app_id, api_key, data_dir)
     answer = client.push(request, idempotency_key)
@@ -123,6 +138,21 @@ def stop(
     """End a push for good: what is pending is not sent any more."""
     client = _client(api_url, app_id, api_key, data_dir)
     return _show_decided(client.decide(push_id, "stop"), as_json=as_json)
+
+
+@pushes_app.command()
+def recall(
+    *,
+    push_id: PushId,
+    api_url: Api = None,
+    app_id: App = None,
+    api_key: ApiKey = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> int:
+    """Take a push back: what is pending is not sent, devices that have it are told."""
+    client = _client(api_url, app_id, api_key, data_dir)
+    return _show_decided(client.decide(push_id, "recall"), as_json=as_json)
 
 
 def _client(api_url: Api, app_id: App, api_key: ApiKey, data_dir: DataDir) -> "ApiClient":

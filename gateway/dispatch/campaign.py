@@ -12,6 +12,7 @@ from typing import Final
 
 from pyroaring import BitMap
 
+from gateway.lanes import NORMAL
 from protocol.schema import device_pb2
 
 RECEIVED: Final = device_pb2.RECEIVED
@@ -22,17 +23,22 @@ FAILED: Final = device_pb2.FAILED
 EXPIRED: Final = 16
 """Marks below 16 are receipt states; the service's own begin here."""
 STOPPED: Final = 17
+RECALLED: Final = 18
+REPLACED: Final = 19
+OVERFLOWED: Final = 20
 PERSONAL: Final = 24
 """No state, and counted nowhere: meant only because of whose the device was."""
 
 PRECEDENCE: Final = (
     (RECEIVED, "received"),
     (FAILED, "failed"),
+    (RECALLED, "recalled"),
+    (REPLACED, "replaced"),
+    (OVERFLOWED, "overflowed"),
     (STOPPED, "stopped"),
     (EXPIRED, "expired"),
 )
-"""States of the law that can occur, the strongest first. Recalled, replaced and overflowed stand
-between failed and stopped once something sets them."""
+"""States of the law that can occur but for `pending`, the strongest first."""
 EFFECTS: Final = ((DISPLAYED, "displayed"), (CLICKED, "clicked"), (DISMISSED, "dismissed"))
 """What is counted beside the law."""
 _IMPLY_RECEIVED: Final = frozenset({DISPLAYED, CLICKED, DISMISSED})
@@ -41,7 +47,10 @@ _IMPLY_RECEIVED: Final = frozenset({DISPLAYED, CLICKED, DISMISSED})
 class Single:
     """A push to one device of this partition."""
 
-    __slots__ = ("accepted_ms", "app", "index", "marks", "order", "push_id", "ttl_s")
+    __slots__ = (
+        "accepted_ms", "app", "collapse_key", "index", "marks", "order", "priority", "push_id",
+        "ttl_s",
+    )  # fmt: skip
 
     home = 0
     in_record = False
@@ -59,6 +68,8 @@ class Single:
         self.index = index
         self.marks = 0
         """Bit n: mark n."""
+        self.priority = NORMAL
+        self.collapse_key = ""
 
     def receipts(self, state: int, indexes: Iterable[int]) -> bool:
         """Fold receipts; True if something changed. Those of devices not targeted are ignored."""
@@ -75,6 +86,32 @@ class Single:
 
     def stop(self) -> None:
         self._end(STOPPED)
+
+    def overflow(self) -> None:
+        """There was no room for it among what waits for the device."""
+        self._end(OVERFLOWED)
+
+    def replace(self, devices: BitMap) -> bool:
+        """A newer push is there for these devices; True if that changed something."""
+        if self.final or self.index not in devices:
+            return False
+        self._end(REPLACED)
+        return True
+
+    def recall(self) -> None:
+        # Received is the stronger one; the mark stays for a receipt that comes later.
+        self.marks |= 1 << RECALLED
+
+    @property
+    def recalled(self) -> bool:
+        return bool(self.marks >> RECALLED & 1)
+
+    def has_it(self) -> BitMap:
+        """Devices that have stored it."""
+        return BitMap((self.index,)) if self.marks >> RECEIVED & 1 else BitMap()
+
+    def meant(self) -> BitMap:
+        return BitMap((self.index,))
 
     def take_back(self, devices: BitMap) -> bool:
         """Stop it for those it meant as somebody's, who is not theirs any more; True if that changed
@@ -115,8 +152,8 @@ class Campaign:
     """A push to several devices of this partition, as bitmaps."""
 
     __slots__ = (
-        "accepted_ms", "app", "held_out", "home", "in_record", "marks", "order", "push_id", "speed",
-        "targeted", "ttl_s",
+        "accepted_ms", "app", "collapse_key", "held_out", "home", "in_record", "marks", "order",
+        "priority", "push_id", "speed", "targeted", "ttl_s",
     )  # fmt: skip
 
     def __init__(
@@ -136,6 +173,8 @@ class Campaign:
         self.in_record = False
         self.speed = 0
         """Devices a second, over all partitions; 0: as fast as it goes."""
+        self.priority = NORMAL
+        self.collapse_key = ""
 
     def receipts(self, state: int, indexes: Iterable[int]) -> bool:
         """Fold receipts; True if something changed. Those of devices not targeted are ignored."""
@@ -150,6 +189,25 @@ class Campaign:
 
     def stop(self) -> None:
         self._mark(STOPPED, self.pending())
+
+    def replace(self, devices: BitMap) -> bool:
+        """A newer push is there for these devices; True if that changed something."""
+        return self._mark(REPLACED, self.pending() & devices)
+
+    def recall(self) -> None:
+        self._mark(RECALLED, self.pending())
+
+    @property
+    def recalled(self) -> bool:
+        return RECALLED in self.marks
+
+    def has_it(self) -> BitMap:
+        """Devices that have stored it. May be the state itself: only to be read."""
+        return self.marks.get(RECEIVED) or BitMap()
+
+    def meant(self) -> BitMap:
+        """Whom it is for. The state itself: only to be read."""
+        return self.targeted
 
     def take_back(self, devices: BitMap) -> bool:
         """Stop it for those it meant as somebody's, who is not theirs any more; True if that changed
@@ -202,11 +260,13 @@ class Campaign:
 class Tally:
     """What stays of a finished campaign after its retention: the counts, no devices."""
 
-    __slots__ = ("_counts", "accepted_ms", "app", "order", "push_id", "ttl_s")
+    __slots__ = ("_counts", "accepted_ms", "app", "collapse_key", "order", "push_id", "ttl_s")
 
     home = 0
     in_record = False
     speed = 0
+    priority = NORMAL
+    recalled = False
     final = True
 
     def __init__(self, campaign: Campaign, counts: Mapping[str, int] | None = None) -> None:
@@ -215,6 +275,7 @@ class Tally:
         self.ttl_s = campaign.ttl_s
         self.accepted_ms = campaign.accepted_ms
         self.order = campaign.order
+        self.collapse_key = campaign.collapse_key
         self._counts = dict(campaign.counts() if counts is None else counts)
 
     def receipts(self, state: int, indexes: Iterable[int]) -> bool:
@@ -226,6 +287,16 @@ class Tally:
 
     def stop(self) -> None:
         pass
+
+    def recall(self) -> None:
+        pass
+
+    def has_it(self) -> BitMap:
+        return BitMap()
+
+    def meant(self) -> BitMap:
+        """It is no longer known whom."""
+        return BitMap()
 
     def is_pending(self, index: int) -> bool:
         return False

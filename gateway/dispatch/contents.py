@@ -71,8 +71,9 @@ def remaining_s(push: Push, now_ms: int) -> int | None:
     return -(-left_ms // 1000) if left_ms > 0 else None
 
 
-def message_frame(push_id: int, ttl_s: int, content: bytes) -> bytes:
+def message_frame(push_id: int, ttl_s: int, content: bytes, collapse_key: str = "") -> bytes:
     """A whole MESSAGE frame: columba.device.Message by concatenation."""
+    key = collapse_key.encode()
     return encode(
         Kind.MESSAGE,
         b"".join(
@@ -80,6 +81,12 @@ def message_frame(push_id: int, ttl_s: int, content: bytes) -> bytes:
                 b"\x09", struct.pack("<Q", push_id),
                 b"\x10", varint(ttl_s),
                 b"\x1a", varint(len(content)), content,
+                (b"\x22" + varint(len(key)) + key) if key else b"",
             )
         ),
     )  # fmt: skip
+
+
+def recall_frame(push_id: int) -> bytes:
+    """A whole RECALL frame of one push."""
+    return encode(Kind.RECALL, b"\x0a\x08" + struct.pack("<Q", push_id))

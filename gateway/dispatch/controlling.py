@@ -1,7 +1,7 @@
-"""Pause, resume and stop, decided by app servers: written to the log, answered once folded.
+"""Pause, resume, stop and recall, decided by app servers: written to the log, answered once folded.
 
-The record is the owner's own, so whoever has the answer knows that nothing of a paused or stopped push
-is sent any more, by this owner or a later one.
+The record is the owner's own, so whoever has the answer knows that nothing of a push that is paused,
+stopped or recalled is sent any more, by this owner or a later one.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from protocol.schema import log_pb2, rpc_pb2
 
 _WAITING: Final = 1_000
 """Requests that may wait for the store."""
-_ACTIONS: Final = frozenset({log_pb2.PAUSE, log_pb2.RESUME, log_pb2.STOP})
+_ACTIONS: Final = frozenset({log_pb2.PAUSE, log_pb2.RESUME, log_pb2.STOP, log_pb2.RECALL})
 
 
 class Controlling:

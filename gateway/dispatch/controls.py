@@ -21,6 +21,7 @@ class Early(msgspec.Struct, frozen=True):
     paused: bool
     stopped: bool
     until_ms: int
+    recalled: bool = False
 
 
 class Controls:
@@ -33,10 +34,11 @@ class Controls:
         """push id -> decision"""
 
     def remember(self, control: log_pb2.Control, ms: int) -> None:
-        """A decision about a push that is not known here. The last one counts, but for a stop."""
+        """A decision about a push that is not known here. The last one counts, but for stop and recall."""
         before = self.early.get(control.push_id)
-        was_stopped = before is not None and before.app == control.app and before.stopped
-        stopped = control.action == log_pb2.STOP or was_stopped
+        mine = before if before is not None and before.app == control.app else None
+        stopped = control.action == log_pb2.STOP or (mine is not None and mine.stopped)
+        recalled = control.action == log_pb2.RECALL or (mine is not None and mine.recalled)
         paused = control.action == log_pb2.PAUSE
         for push_id in [i for i, early in self.early.items() if early.until_ms <= ms]:
             del self.early[push_id]
@@ -44,7 +46,9 @@ class Controls:
             # Both parts of the key come from the log, so every owner drops the same one.
             ends = min(self.early, key=lambda push_id: (self.early[push_id].until_ms, push_id))
             del self.early[ends]
-        self.early[control.push_id] = Early(control.app, paused, stopped, control.until_ms)
+        self.early[control.push_id] = Early(
+            control.app, paused, stopped, control.until_ms, recalled
+        )
 
     def take(self, push_id: int, app: int) -> Early | None:
         """The decision about a push that has just come; another app's is none."""

@@ -39,7 +39,7 @@ class Footprint:
     @property
     def bytes(self) -> int:
         """What was looked at last, and the rows of pushes as they are: costs nothing."""
-        pending = _PENDING * self._partition.pending_singles
+        pending = _PENDING * len(self._partition.inbox)
         return self._looked_at + self._partition.estimated_bytes() + pending
 
     def look(self) -> Iterator[None]:

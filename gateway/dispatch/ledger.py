@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from gateway.dispatch.campaign import EFFECTS, PERSONAL, PRECEDENCE, Campaign, Push, Single, Tally
-from gateway.dispatch.sending import SendState
+from gateway.dispatch.sends import SendState
 from gateway.dispatch.trail import LEFT_ACCOUNT, SELECTED, SESSIONS, Step
 
 MOST_STEPS: Final = 500
@@ -21,7 +21,7 @@ _RANKS: Final = {
             ("targeted", "held_out", "not_targeted"),
             ("paused",),
             # Neither touches who has it already, but a receipt may come after either.
-            ("stopped", "expired"),
+            ("recalled", "replaced", "overflowed", "stopped", "expired"),
             ("failed",),
             ("received",),
             ("displayed",),
@@ -32,7 +32,8 @@ _RANKS: Final = {
 }
 """What the state knows without a time, in its logical order."""
 _SETTLED: Final = frozenset(name for _, name in PRECEDENCE)
-_RECEIPTS: Final = frozenset(_NAMES.values()) - {"stopped", "expired"}
+_ENDS: Final = frozenset({"recalled", "replaced", "overflowed", "stopped", "expired"})
+_RECEIPTS: Final = frozenset(_NAMES.values()) - _ENDS
 _MERGED_MS: Final = 1000
 """Sends of a push within this time count as one (gateway.dispatch.sending): its time is the first's."""
 

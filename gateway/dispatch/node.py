@@ -13,10 +13,10 @@ from gateway.dispatch.assignment import share_of
 from gateway.dispatch.binding import Binding
 from gateway.dispatch.contents import Contents
 from gateway.dispatch.controlling import Controlling
+from gateway.dispatch.effects import Effects
 from gateway.dispatch.explaining import Explaining
 from gateway.dispatch.links import Links
 from gateway.dispatch.owned import Owned, Surroundings
-from gateway.dispatch.partition import Effects
 from gateway.dispatch.peers import Peers
 from gateway.dispatch.permits import Permits
 from gateway.dispatch.queries import Queries
@@ -27,7 +27,14 @@ from gateway.rpc import Handler, Method
 from gateway.store import leases, ownership
 from gateway.store.client import Store
 from gateway.store.clock import StoreClock
-from gateway.store.errors import Fenced, ProducerFull, StoreError, StoreUnavailable, Trimmed
+from gateway.store.errors import (
+    Fenced,
+    ProducerFull,
+    Replaced,
+    StoreError,
+    StoreUnavailable,
+    Trimmed,
+)
 from gateway.store.leases import Holder, Lease, Roster
 from gateway.store.log import Entry, LogReader, Pace, length
 from gateway.store.pushes import push_producer
@@ -133,6 +140,7 @@ class Node:
             for owned in self.owned.values():
                 owned.stop()
             self._pushes.close()
+            await self._reader.close()
             await self.links.close()
             await self.peers.close()
 
@@ -168,14 +176,14 @@ class Node:
         """Fence first, then load: the old owner's writes are refused before we read."""
         me = self._lease.identity
         began = time.monotonic()
-        fence = await ownership.take_fence(self._store, p, me.number, me.start)
-        owned = Owned(p, fence, self._seqs.get(p, 0), self._around)
         try:
+            fence = await ownership.take_fence(self._store, p, me.number, me.start)
+            owned = Owned(p, fence, self._seqs.get(p, 0), self._around)
             position = await owned.load()
-        except Fenced:
-            return  # another has taken it meanwhile
+        except (Fenced, StoreUnavailable):
+            return  # another has taken it, or its server is away or was replaced; others are not
         self.owned[p] = owned
-        self._reader.cursors[p] = position
+        self._reader.follow(p, position, fence.given_by)
         self.takeovers_total += 1
         _log.debug(
             "partition taken",
@@ -242,9 +250,11 @@ class Node:
         while True:
             try:
                 entries = await self._reader.read()
-            except Trimmed as trimmed:
-                p = trimmed.args[0]
-                _log.warning("log was trimmed past our position, loading again", partition=p)
+            except (Trimmed, Replaced) as lost:
+                p = lost.args[0]
+                trimmed = isinstance(lost, Trimmed)
+                reason = "log trimmed past our position" if trimmed else "another server has it"
+                _log.warning("loading a partition again", partition=p, reason=reason)
                 if p in self.owned:
                     self._let_go(p)
                 continue
@@ -359,7 +369,7 @@ class Node:
         yield "columba_devices", {}, sum(len(d) for o in live for d in o.partition.apps.values())
         yield "columba_online", {}, sum(len(d) for o in live for d in o.partition.online.values())
         yield "columba_open_campaigns", {}, sum(len(o.partition.campaigns) for o in live)
-        yield "columba_pending_singles", {}, sum(o.partition.pending_singles for o in live)
+        yield "columba_pending_singles", {}, sum(len(o.partition.inbox) for o in live)
         yield "columba_queue_items", {"queue": "sends"}, sum(o.queued for o in live)
         yield "columba_paced_devices", {}, sum(len(o.sending.held) for o in live)
         for owned in live:

@@ -5,8 +5,7 @@
 import asyncio
 import itertools
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import structlog
@@ -14,13 +13,16 @@ from pyroaring import BitMap
 
 from gateway.config import Dispatch
 from gateway.dispatch import pieces
-from gateway.dispatch.campaign import PERSONAL, Campaign, Single
-from gateway.dispatch.contents import Contents, message_frame, remaining_s
+from gateway.dispatch.campaign import Single
+from gateway.dispatch.contents import Contents
+from gateway.dispatch.effects import Effects
 from gateway.dispatch.links import Links
-from gateway.dispatch.partition import Effects, Partition
+from gateway.dispatch.partition import Partition
 from gateway.dispatch.retention import Keeping, Retention
-from gateway.dispatch.sending import Pacing, Send, Sending
+from gateway.dispatch.sending import Sending
+from gateway.dispatch.sends import Pacing
 from gateway.dispatch.snapshotting import Snapshotting
+from gateway.dispatch.transmission import Transmission, Ways
 from gateway.slices import in_slices
 from gateway.store import ownership
 from gateway.store import pushes as store_pushes
@@ -29,19 +31,12 @@ from gateway.store.errors import Fenced, StoreError, StoreUnavailable
 from gateway.store.leases import Identity
 from gateway.store.log import Entry, position_key, tail
 from gateway.store.snapshots import Snapshots
-from protocol.schema import log_pb2, rpc_pb2
+from protocol.schema import log_pb2
 
 _log = structlog.get_logger("columba.dispatch")
 
-_QUEUED_SENDS: Final = 50_000
-"""Sends that wait for contents or a link's turn; beyond it devices are looked at again later."""
-_DELIVER_BYTES: Final = 1 << 20
-_DELIVERIES: Final = 512
-"""Bounds of one deliver RPC."""
 _DUE: Final = 1_000
 """Push ids in one `due` record."""
-_AS_INDEXES: Final = 16
-"""Up to so many devices travel as a list, more as a bitmap."""
 
 
 class Surroundings(NamedTuple):
@@ -77,13 +72,10 @@ class Owned:
         self._live_from = (0, 0)
         self._old_contents: list[int] = []
         self._finals: list[int] = []
-        self._out: deque[Send] = deque()
-        self._out_ready = asyncio.Event()
         self._append_turn = asyncio.Lock()
         self.late_receipts_total = 0
         self.deposed = False
         """A newer owner exists: the node lets go of this partition."""
-        self._sender: asyncio.Task[None] | None = None
 
     # Taking over: fence (done by the node), then snapshot, then log.
 
@@ -93,6 +85,13 @@ class Owned:
         self.sending = Sending(
             partition,
             Pacing(config.resend_s, config.resend_max_s, config.not_there_s, config.window),
+        )
+        around = self._around
+        self.transmission = Transmission(
+            partition,
+            self.sending,
+            self.fence,
+            Ways(around.links, around.contents, around.now_ms, around.may_act, self._on_deposed),
         )
         self.snapshotting = Snapshotting(partition, self.snapshots, config)
         self._retention = Retention(
@@ -120,7 +119,7 @@ class Owned:
         await in_slices(self.snapshotting.footprint.look())
         self._old_contents = await store_pushes.content_ids(store, self.p)
         self._live_from = position_key(await tail(store, self.p))
-        self._sender = asyncio.create_task(self._run_sender())
+        self.transmission.start()
         self._go_live_if_caught_up()
         return self.partition.position
 
@@ -164,8 +163,10 @@ class Owned:
         """Let go: nothing is sent from here on."""
         self.deposed = True
         self.live = False
-        if self._sender is not None:
-            self._sender.cancel()
+        self.transmission.stop()
+
+    def _on_deposed(self) -> None:
+        self.deposed = True
 
     # Folding.
 
@@ -185,151 +186,46 @@ class Owned:
         self._finals += effects.final
         self.sending.on_final(effects.final)
         if effects.arrived:
-            self._queue(self.sending.on_arrived(effects.arrived, now))
+            self.transmission.queue(self.sending.on_arrived(effects.arrived, now))
         for push in effects.fresh:
             self._retention.add(push)
         if effects.fresh:
-            self._queue(self.sending.on_fresh(effects.fresh, now))
+            self.transmission.queue(self.sending.on_fresh(effects.fresh, now))
         if effects.resumed:
-            self._queue(self.sending.on_resumed(effects.resumed, now))
+            self.transmission.queue(self.sending.on_resumed(effects.resumed, now))
         if effects.receipted:
-            self._queue(self.sending.on_receipted(effects.receipted, now))
+            self.transmission.queue(self.sending.on_receipted(effects.receipted, now))
+        for push, devices in effects.recalled:
+            self.transmission.tell_recalled(push.push_id, devices)
         return effects
 
     # Sending.
 
     def on_link_up(self, edge: int) -> None:
         if self.live:
-            self._queue(self.sending.on_link_up(edge, time.monotonic()))
+            self.transmission.queue(self.sending.on_link_up(edge, time.monotonic()))
 
     def on_link_down(self, edge: int) -> None:
         self.sending.on_link_down(edge)
+        self.transmission.on_link_down(edge)
 
     def on_timer(self, now: float) -> None:
         due = self.sending.next_timer()
         if self.live and due is not None and due <= now:
-            self._queue(self.sending.on_timer(now))
+            self.transmission.queue(self.sending.on_timer(now))
 
     def release(self, push_id: int, count: int) -> int:
         """Permits for `count` devices of a paced push; returns how many were let go."""
         if not self.live:
             return 0
         sends = self.sending.release(push_id, count, time.monotonic())
-        self._queue(sends)
+        self.transmission.queue(sends)
         return sum(len(send.devices) for send in sends)
-
-    def _queue(self, sends: Sequence[Send]) -> None:
-        if not sends:
-            return
-        if len(self._out) + len(sends) > _QUEUED_SENDS:
-            self._put_off(sends)
-            return
-        self._out.extend(sends)
-        self._out_ready.set()
 
     @property
     def queued(self) -> int:
-        return len(self._out)
-
-    async def _run_sender(self) -> None:
-        while True:
-            await self._out_ready.wait()
-            self._out_ready.clear()
-            while self._out:
-                batch = [self._out.popleft() for _ in range(min(len(self._out), _DELIVERIES))]
-                try:
-                    await self._transmit(batch)
-                except StoreError:
-                    # Contents could not be read: the store is away. Look again when it may be back.
-                    self._put_off(batch)
-                # A defect that one push brings to light must not end all sending of the partition.
-                except Exception:
-                    _log.exception("messages not sent", partition=self.p, sends=len(batch))
-                    self._put_off(batch)
-
-    def _put_off(self, sends: Iterable[Send]) -> None:
-        now = time.monotonic()
-        for send in sends:
-            self.sending.on_refused(send.devices, now)
-
-    async def _transmit(self, batch: Sequence[Send]) -> None:
-        contents = self._around.contents
-        found: dict[int, bytes] = {}
-        missing = []
-        for send in batch:
-            content = contents.get_nowait(send.push.push_id)
-            if content is None:
-                missing.append(send.push)
-            else:
-                found[send.push.push_id] = content
-        if missing:
-            found |= await contents.load(self.p, missing)
-        if self.deposed:
-            return
-        if not self._around.may_act():
-            self._put_off(batch)
-            return
-        now_ms = self._around.now_ms()
-        by_edge: dict[int, list[Send]] = {}
-        withdrawn = []
-        for send in batch:
-            # A pause, a stop, or that a device is no longer its account's, may have been folded since.
-            if send.push.push_id in self.partition.controls.paused:
-                withdrawn.append(send)
-            elif self.sending.is_open(send.push):
-                by_edge.setdefault(send.edge, []).append(_still_theirs(send))
-        if withdrawn:
-            self._queue(self.sending.on_withdrawn(withdrawn, time.monotonic()))
-        frames: dict[int, bytes] = {}
-        for edge, sends in by_edge.items():
-            self._deliver(edge, sends, found, frames, now_ms)
-
-    def _deliver(
-        self,
-        edge: int,
-        sends: Sequence[Send],
-        contents: dict[int, bytes],
-        frames: dict[int, bytes],
-        now_ms: int,
-    ) -> None:
-        request = rpc_pb2.Deliver(partition=self.p, fence=self.fence)
-        sent: list[Send] = []
-        size = 0
-        for send in sends:
-            push = send.push
-            content = contents.get(push.push_id)
-            ttl_s = remaining_s(push, now_ms)
-            if content is None or ttl_s is None:
-                continue  # expired, or final meanwhile: expiry is checked at each send
-            frame = frames.get(push.push_id)
-            if frame is None:
-                frame = frames[push.push_id] = message_frame(push.push_id, ttl_s, content)
-            few = len(send.devices) <= _AS_INDEXES
-            targets = b"" if few else bytes(send.devices.serialize())
-            request.deliveries.add(frame=frame, index=send.devices if few else (), bitmap=targets)
-            sent.append(send)
-            size += len(frame) + len(targets)
-            if size >= _DELIVER_BYTES:
-                self._call(edge, request, sent)
-                request = rpc_pb2.Deliver(partition=self.p, fence=self.fence)
-                sent, size = [], 0
-        if sent:
-            self._call(edge, request, sent)
-
-    def _call(self, edge: int, request: rpc_pb2.Deliver, sent: Sequence[Send]) -> None:
-        def answered(reply: rpc_pb2.Delivered | None, deposed: bool) -> None:
-            if deposed:
-                self.deposed = True
-                return
-            now = time.monotonic()
-            if reply is None:
-                self._put_off(sent)
-                return
-            for refused in reply.refused:
-                self.sending.on_refused(refused.gone, now)
-                self.sending.on_slow(refused.slow, sent[refused.delivery].push, now)
-
-        self._around.links.deliver(edge, request, answered)
+        """Sends."""
+        return len(self.transmission)
 
     # Timers that enter the log as records before they are acted on.
 
@@ -404,11 +300,3 @@ class Owned:
             if isinstance(error, Fenced):
                 self.deposed = True
             _log.warning("snapshot not written", partition=self.p, reason=str(error))
-
-
-def _still_theirs(send: Send) -> Send:
-    """Without devices that have left the account as whose they were meant."""
-    push = send.push
-    if isinstance(push, Campaign) and PERSONAL in push.marks:
-        return send._replace(devices=send.devices & push.pending())
-    return send

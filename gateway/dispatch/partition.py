@@ -15,7 +15,10 @@ from gateway.dispatch.accounts import Accounts
 from gateway.dispatch.audiences import DAY_MS, Meant, select
 from gateway.dispatch.campaign import PERSONAL, Campaign, Push, Single, Tally
 from gateway.dispatch.changes import SINGLES_BLOCK, Changes
+from gateway.dispatch.collapsing import Collapsing
 from gateway.dispatch.controls import Controls
+from gateway.dispatch.effects import Effects
+from gateway.dispatch.inbox import Inbox
 from gateway.dispatch.sampling import sample
 from gateway.dispatch.tags import Tags
 from protocol.schema import log_pb2
@@ -25,35 +28,6 @@ MOST_DAYS: Final = 31
 """So far back an audience may ask who was active, or new (today included)."""
 _ROW_BYTES: Final = 220
 """A finished single and its dict entry, measured; for the byte cap."""
-
-
-class Effects:
-    """What a fold changed that somebody has to act on."""
-
-    __slots__ = (
-        "arrived", "contents", "ended", "final", "fresh", "late_receipts", "receipted", "replaced",
-        "resumed",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.arrived = BitMap()
-        """Devices with a new session."""
-        self.replaced: list[tuple[int, int, int]] = []
-        """(edge, index, new epoch) of sessions that a later one at another edge fenced"""
-        self.fresh: list[Push] = []
-        """Pushes seen for the first time."""
-        self.resumed: list[Push] = []
-        """Pushes that were paused and go on."""
-        self.contents: dict[int, bytes] = {}
-        """push id -> content, where the record carried it"""
-        self.receipted: set[int] = set()
-        """Devices from which a receipt came."""
-        self.late_receipts = 0
-        """Receipts for pushes that are not, or no longer, known here: counted and dropped."""
-        self.final: list[int] = []
-        """Pushes whose last device became final: their content can go."""
-        self.ended: list[tuple[int, int, BitMap]] = []
-        """(edge, start, devices that were online there) of edges declared dead"""
 
 
 class Partition:
@@ -79,11 +53,11 @@ class Partition:
         self.pushes: dict[int, Push] = {}
         self.campaigns: dict[int, Campaign] = {}
         """Those with pending devices, in the order of the log."""
-        self.inbox: dict[int, list[Single]] = {}
-        """index -> pending singles, in the order of the log"""
-        self.pending_singles = 0
+        self.inbox = Inbox()
+        """Pending singles."""
         self.changes = Changes()
         """Told before anything below it, or in this object, changes."""
+        self.collapsing = Collapsing(self.pushes, self.changes)
         self.tags = Tags(self.changes)
         self.accounts = Accounts(self.changes)
         self.controls = Controls()
@@ -111,7 +85,7 @@ class Partition:
 
     def pending_of(self, index: int) -> list[Push]:
         """A device's pending pushes, in the order of the log."""
-        pending: list[Push] = list(self.inbox.get(index, ()))
+        pending: list[Push] = list(self.inbox.of(index))
         pending += [c for c in self.campaigns.values() if c.is_pending(index)]
         pending.sort(key=lambda push: push.order)
         return pending
@@ -242,18 +216,17 @@ class Partition:
         if not push.receipts(receipts.state, indexes):
             return  # a repetition
         self.changes.dirty.add(piece)
+        if push.recalled:
+            # It had stored the message before it could hear of the recall.
+            effects.recalled.append((push, push.has_it() & BitMap(indexes)))
         self._settle(push, effects)
 
     def _settle(self, push: Push, effects: Effects) -> None:
         """Take a push whose devices may have become final out of what is pending."""
         if isinstance(push, Single):
-            box = self.inbox.get(push.index)
-            if box is not None and push in box and push.final:
-                box.remove(push)
-                self.pending_singles -= 1
-                if not box:
-                    del self.inbox[push.index]
-                effects.final.append(push.push_id)
+            if not push.final or not self.inbox.remove(push):
+                return
+            effects.final.append(push.push_id)
         elif push.push_id in self.campaigns and push.final:
             del self.campaigns[push.push_id]
             effects.final.append(push.push_id)
@@ -268,9 +241,10 @@ class Partition:
         accepted_ms = record.accepted_ms or ms
         alone = len(record.index) == 1 and not record.audience and not record.accepted_ms
         if alone and not record.holdout:  # only a campaign has somebody held out
-            push = self._single(record, accepted_ms)
+            push: Single | Campaign = self._single(record, accepted_ms)
         else:
             push = self._campaign(record, accepted_ms)
+        push.priority, push.collapse_key = record.priority, record.collapse_key
         self.changes.touch_push(push, comes=True)
         self._keep(push)
         effects.fresh.append(push)
@@ -279,11 +253,21 @@ class Partition:
         if isinstance(push, Campaign):
             self.campaigns[push.push_id] = push
             self._settle(push, effects)  # an audience of nobody is final at once
+        else:
+            self.inbox.put(push)
+        if push.collapse_key:
+            for replaced in self.collapsing.add(push):
+                self._settle(replaced, effects)
         early = self.controls.take(push.push_id, push.app)
         if early is not None:
+            if early.recalled:
+                self._recall(push, effects)
             self._apply(push, early.paused, early.stopped, effects)
+        # Last: what has made room by now, or needs none, pushes nobody out.
+        if isinstance(push, Single) and not push.final:
+            self._make_room(push.index, record.inbox_cap, effects)
 
-    def _single(self, record: log_pb2.Push, accepted_ms: int) -> Push:
+    def _single(self, record: log_pb2.Push, accepted_ms: int) -> Single | Campaign:
         index = record.index[0]
         if record.ttl_s == 0 and self.edge_of(index) == OFFLINE:
             # Only who is connected now: nobody.
@@ -292,14 +276,9 @@ class Partition:
 
     def _alone(self, record: log_pb2.Push, accepted_ms: int, index: int) -> Single:
         push = Single(record.push_id, record.app, record.ttl_s, accepted_ms, self.order, index)
-        self._wait(push)
         return push
 
-    def _wait(self, push: Single) -> None:
-        self.inbox.setdefault(push.index, []).append(push)
-        self.pending_singles += 1
-
-    def _campaign(self, record: log_pb2.Push, accepted_ms: int) -> Push:
+    def _campaign(self, record: log_pb2.Push, accepted_ms: int) -> Single | Campaign:
         targeted, personal = self._audience(record, accepted_ms)
         if record.ttl_s == 0:
             targeted &= BitMap.union(BitMap(), *self.online.values())
@@ -330,7 +309,7 @@ class Partition:
         """Devices have left an account: what waits for them as its devices is not theirs any more."""
         if not left:
             return
-        waiting: list[Single | Campaign] = [s for i in left for s in self.inbox.get(i, ())]
+        waiting: list[Single | Campaign] = [s for i in left for s in self.inbox.of(i)]
         theirs = (c for c in self.campaigns.values() if PERSONAL in c.marks)
         waiting += [campaign for campaign in theirs if campaign.marks[PERSONAL].intersect(left)]
         for push in waiting:
@@ -339,10 +318,27 @@ class Partition:
                 self.changes.dirty.add(piece)
                 self._settle(push, effects)
 
+    def _make_room(self, index: int, cap: int, effects: Effects) -> None:
+        """A device's inbox may be over its cap now."""
+        for excess in self.inbox.excess(index, cap):
+            self.changes.touch_push(excess)
+            excess.overflow()
+            self._settle(excess, effects)
+
+    def _recall(self, push: Push, effects: Effects) -> None:
+        self.changes.touch_push(push)
+        push.recall()
+        self._settle(push, effects)
+        have = push.has_it()
+        if have:
+            effects.recalled.append((push, have.copy()))
+
     def _fold_control(self, control: log_pb2.Control, ms: int, effects: Effects) -> None:
         push = self.pushes.get(control.push_id)
         if push is None:
             self.controls.remember(control, ms)
+        elif push.app == control.app and control.action == log_pb2.RECALL:
+            self._recall(push, effects)
         elif push.app == control.app:
             paused, stopped = control.action == log_pb2.PAUSE, control.action == log_pb2.STOP
             self._apply(push, paused, stopped, effects)
@@ -379,12 +375,14 @@ class Partition:
             push = self.pushes.get(push_id)
             if isinstance(push, Campaign) and push.final:
                 self.changes.touch_push(push)
+                self.collapsing.forget(push)
                 self._campaign_bytes -= _bytes_of(push)
                 self.pushes[push_id] = Tally(push)
         for push_id in due.forgotten:
             push = self.pushes.get(push_id)
             if push is not None and push.final:
                 self.changes.touch_push(push)
+                self.collapsing.forget(push)
                 self._drop(push)
 
     def _keep(self, push: Push) -> None:
@@ -425,10 +423,12 @@ class Partition:
     def restore_push(self, push: Push) -> None:
         """Singles in ascending order, and campaigns, so that what is pending stands in the log's."""
         self._keep(push)
+        if push.collapse_key and not isinstance(push, Tally):
+            self.collapsing.restore(push)
         if push.final:
             return
         if isinstance(push, Single):
-            self._wait(push)
+            self.inbox.put(push)
         elif isinstance(push, Campaign):
             self.campaigns[push.push_id] = push
 

@@ -17,6 +17,7 @@ from gateway.dispatch.changes import WHOLE, Row
 from gateway.dispatch.controls import Early
 from gateway.dispatch.partition import Partition
 from gateway.dispatch.tags import Profile
+from gateway.lanes import NORMAL
 from protocol.schema import log_pb2
 
 _META: Final = "meta"
@@ -230,13 +231,16 @@ def _write_singles(marked: Iterable[tuple[Single, int]]) -> bytes:
         order=[single.order for single in singles],
         index=[single.index for single in singles],
         marks=[marks for _, marks in rows],
+        priority=[single.priority for single in singles],
+        collapse_key=[single.collapse_key for single in singles],
     ).SerializeToString()
 
 
 def _read_singles(blob: bytes) -> list[Push]:
     states = log_pb2.SingleStates.FromString(blob)
     singles: list[Push] = []
-    for push_id, app, ttl_s, accepted_ms, order, index, marks in zip(
+    count = len(states.push_id)
+    for push_id, app, ttl_s, accepted_ms, order, index, marks, priority, collapse_key in zip(
         states.push_id,
         states.app,
         states.ttl_s,
@@ -244,10 +248,12 @@ def _read_singles(blob: bytes) -> list[Push]:
         states.order,
         states.index,
         states.marks,
+        states.priority or [NORMAL] * count,  # an earlier build wrote none
+        states.collapse_key or [""] * count,
         strict=True,
     ):
         single = Single(push_id, app, ttl_s, accepted_ms, order, index)
-        single.marks = marks
+        single.marks, single.priority, single.collapse_key = marks, priority, collapse_key
         singles.append(single)
     return singles
 
@@ -269,6 +275,8 @@ def _campaign_maker(campaign: Campaign) -> _Maker:
             marks={mark: bytes(devices.serialize()) for mark, devices in marks.items()},
             held_out=bytes(campaign.held_out.serialize()) if campaign.held_out else b"",
             speed=campaign.speed,
+            priority=campaign.priority,
+            collapse_key=campaign.collapse_key,
         ).SerializeToString()
 
     return make
@@ -299,6 +307,7 @@ def _read_campaign(blob: bytes) -> Push:
         return Tally(campaign, state.counts)
     campaign.home, campaign.in_record = state.home, state.in_record
     campaign.speed = state.speed
+    campaign.priority, campaign.collapse_key = state.priority, state.collapse_key
     if state.held_out:
         campaign.held_out = BitMap.deserialize(state.held_out)
     campaign.marks = {m: BitMap.deserialize(raw) for m, raw in state.marks.items()}

@@ -47,6 +47,12 @@ def why(facts: Facts, told: Told, meant: Meant, before: Whereabouts) -> str:
             return "the device reported that it can never hand it out"
         case "stopped":
             return _stopped(facts, told)
+        case "recalled":
+            return "the push was recalled before the device had received it"
+        case "replaced":
+            return "a newer push with the same collapse key took its place before it was received"
+        case "overflowed":
+            return "too many messages waited for the device: this was the oldest of the lowest priority"
         case "expired":
             return _expired(facts, told, before)
         case "held_out":

@@ -20,40 +20,13 @@ from pyroaring import BitMap
 from gateway.dispatch.campaign import Push, Single
 from gateway.dispatch.holding import Held
 from gateway.dispatch.partition import OFFLINE, Partition
+from gateway.dispatch.sends import Overtaken, Pacing, Send, SendState
+from gateway.lanes import WEIGHTS
 
 _MERGE_S: Final = 1.0
 """Sends of a push within this time share one timer."""
 _BACKOFF_MAX: Final = 6
 """Doublings of the delay after refusals and missing receipts."""
-
-
-class Send(NamedTuple):
-    """One push to some devices of one edge; a sequence of them keeps the order of each device."""
-
-    edge: int
-    push: Push
-    devices: BitMap
-
-
-class Pacing(NamedTuple):
-    """Times of resending, seconds, and the window of a backlog."""
-
-    resend_s: float
-    resend_max_s: float
-    not_there_s: float
-    window: int
-
-
-class SendState(NamedTuple):
-    """What is known of one push on its way to one device."""
-
-    attempt: int
-    """Times it was sent, as far as known: a restart and a longer absence of the device forget it."""
-    sent_s_ago: float | None
-    why: str
-    """Why it is not sent just now: "paused", "paced" (waits for a permit), "no_link" (its edge cannot be
-    reached), "refused" (the edge did not have it, or its output was full; looked at again later), "behind"
-    (its window is full); "" for none of these, and for a push that is not pending."""
 
 
 class _Timer(NamedTuple):
@@ -70,8 +43,8 @@ class Sending:
         self._pacing = pacing
         self.linked: set[int] = set()
         """Edges that can be reached."""
-        self._behind: dict[int, int] = {}
-        """Devices with more pending than a window: order of the last push sent to them."""
+        self._behind: dict[int, dict[int, int]] = {priority: {} for priority in WEIGHTS}
+        """priority -> devices with more of it pending than a window: order of the last push sent to them"""
         self._timers: list[_Timer] = []
         self._underway: dict[_Timer, BitMap] = {}
         """Devices to look at again when the timer fires and no receipt has come."""
@@ -82,6 +55,12 @@ class Sending:
         """index -> refusals in a row"""
         self._look_at: dict[int, float] = {}
         """index -> due of its one look, however many messages were refused"""
+        self._refused = BitMap()
+        """The devices of `_look_at`."""
+        self.overtaken = Overtaken()
+        self.anew = {priority: BitMap() for priority in WEIGHTS}
+        """priority -> devices that were looked at: the next message of the lane that goes out to them is a
+        new beginning, for an edge, too"""
         self.held = Held(self._sendable)
         """Devices of pushes with a speed that no permit has let go."""
         self._untried: dict[int, BitMap] = {}
@@ -90,7 +69,7 @@ class Sending:
     # Reasons to look.
 
     def on_fresh(self, pushes: Iterable[Push], now: float) -> list[Send]:
-        """New pushes: to those who are online and not behind.
+        """New pushes: to those who are online, not behind, and have refused nothing.
 
         With ttl 0 this is the one attempt, so no backlog comes before it: later is never.
         """
@@ -101,23 +80,43 @@ class Sending:
             elif self._is_paused(push):
                 self._keep_attempt(push, push.pending())
             elif isinstance(push, Single):
-                index = push.index
-                edge = self._partition.edge_of(index)
-                waits = push.ttl_s > 0 and index in self._behind
-                if edge in self.linked and not waits and not push.final:
-                    sends.append(Send(edge, push, BitMap((index,))))
+                edge = self._partition.edge_of(push.index)
+                if edge in self.linked and not push.final and not self._must_wait(push):
+                    sends.append(Send(edge, push, BitMap((push.index,))))
             else:
-                waiting = BitMap(self._behind if push.ttl_s else ())
+                waiting = BitMap()
+                if push.ttl_s:
+                    waiting = BitMap(self._behind[push.priority]) | self._refused
                 sends += self._split(push, push.pending() - waiting)
         self._note(sends, 0, now)
         return sends
+
+    def _must_wait(self, push: Single) -> bool:
+        """Behind what is pending for its device already."""
+        index, behind = push.index, self._behind[push.priority]
+        if push.ttl_s == 0:
+            return False
+        if index in behind or index in self._look_at:
+            return True
+        box = self._partition.inbox.of(index)
+        if len(box) <= self._pacing.window:
+            return False
+        under_way = sum(
+            other.priority == push.priority and other.ttl_s > 0 and self._may_go(other, index)
+            for other in box
+        )
+        # Without a receipt for so long the device may be a slow one: the rest comes with its receipts.
+        # What is paused is not counted: no receipt of it would ever bring the rest.
+        if under_way > self._pacing.window:
+            behind[index] = push.order - 1
+        return index in behind
 
     def on_arrived(self, devices: BitMap, now: float) -> list[Send]:
         """New sessions, or a new link to them: what was refused before is of the past."""
         for index in devices.intersection(BitMap(self._refusals)):
             del self._refusals[index]
-            self._look_at.pop(index, None)
-        self.held.look_again(devices)
+        for index in devices & self._refused:
+            self._forget_look(index)
         return self._look(devices, now)
 
     def on_live(self) -> None:
@@ -136,9 +135,9 @@ class Sending:
                 due &= self._untried.pop(push.push_id, BitMap())
             else:
                 # Their window has passed this push by.
-                behind = due & BitMap(self._behind)
-                again |= behind
-                due -= behind
+                waiting = BitMap(self._behind[push.priority])
+                again |= (due & waiting) - self._refused
+                due -= waiting | self._refused
             sends += self._split(push, due)
         self._note(sends, 0, now)
         return sends + self._look(again, now)
@@ -151,7 +150,7 @@ class Sending:
 
     def on_withdrawn(self, withdrawn: Iterable[Send], now: float) -> list[Send]:
         """Sends that a pause has overtaken on their way; returns what may go in their place."""
-        room = BitMap()
+        room: dict[int, BitMap] = {}
         for send in withdrawn:
             push_id = send.push.push_id
             timer = self._last_timer.get((push_id, 0))
@@ -161,31 +160,42 @@ class Sending:
                 self.held.hold(push_id, send.devices)
             else:
                 self._keep_attempt(send.push, send.devices)
-            room |= send.devices & BitMap(self._behind)
-        sends = [send for index in room for send in self._next_window(index)]
+            priority = send.push.priority
+            behind = send.devices & BitMap(self._behind[priority])
+            room[priority] = room.get(priority, BitMap()) | behind
+        sends = [
+            s for lane, there in room.items() for i in there for s in self._next_window(i, lane)
+        ]
         self._note(sends, 0, now)
         return sends
 
     def _look(self, devices: BitMap, now: float, attempt: int = 0) -> list[Send]:
         """Send all that is pending, from scratch, to those who can be reached."""
-        for index in devices.intersection(BitMap(self._behind)):
-            self._caught_up(index)
+        for priority, behind in self._behind.items():
+            for index in devices.intersection(BitMap(behind)):
+                self._caught_up(index, priority)
+        self.held.look_again(devices)
         due = self._reachable(devices)
         if not due:
             return []
+        self.overtaken.overtake(due)
+        for priority in WEIGHTS:
+            self.anew[priority] |= due
         sends = self._backlog(due)
         self._note(sends, attempt, now)
         return sends
 
     def on_receipted(self, devices: Iterable[int], now: float) -> list[Send]:
         """Receipts came: those behind get more of their backlog."""
-        if not self._refusals and not self._behind:
+        lanes = [(priority, behind) for priority, behind in self._behind.items() if behind]
+        if not self._refusals and not lanes:
             return []
         sends: list[Send] = []
         for index in devices:
             self._refusals.pop(index, None)
-            if index in self._behind:
-                sends += self._next_window(index)
+            for priority, behind in lanes:
+                if index in behind:
+                    sends += self._next_window(index, priority)
         self._note(sends, 0, now)
         return sends
 
@@ -197,22 +207,22 @@ class Sending:
         self.linked.discard(edge)
 
     def on_refused(self, devices: Iterable[int], now: float) -> None:
-        """An edge did not have them, or their output is full: look again a little later."""
-        for index in devices:
-            if index in self._look_at:
-                continue
+        """An edge did not have them, or their output is full: look again a little later.
+
+        Until then nothing is decided for them, and what was decided before is void.
+        """
+        refused = BitMap(devices) - self._refused
+        for index in refused:
             count = self._refusals[index] = self._refusals.get(index, 0) + 1
             delay = self._pacing.not_there_s * 2 ** min(count - 1, _BACKOFF_MAX)
             due = self._look_at[index] = now + delay
             heapq.heappush(self._looks, (due, index))
+        self._refused |= refused
+        self.overtaken.overtake(refused)
 
-    def on_slow(self, devices: Iterable[int], push: Push, now: float) -> None:
-        """Their output was full for this push: from here on they get what their receipts make room for."""
-        if push.ttl_s:
-            for index in devices:
-                sent_to = push.order - 1
-                self._behind[index] = min(self._behind.get(index, sent_to), sent_to)
-        self.on_refused(devices, now)
+    def _forget_look(self, index: int) -> None:
+        self._refused.discard(index)
+        del self._look_at[index]
 
     def on_timer(self, now: float) -> list[Send]:
         """Everything that has become due."""
@@ -220,7 +230,7 @@ class Sending:
         while self._looks and self._looks[0][0] <= now:
             due, index = heapq.heappop(self._looks)
             if self._look_at.get(index) == due:
-                del self._look_at[index]
+                self._forget_look(index)
                 again.add(index)
         sends = self._look(again, now) if again else []
         for index in again - self._reachable(again):
@@ -287,7 +297,7 @@ class Sending:
             return "paced"
         if index in self._look_at:
             return "refused"
-        if push.ttl_s and push.order > self._behind.get(index, push.order):
+        if push.ttl_s and push.order > self._behind[push.priority].get(index, push.order):
             return "behind"
         return ""
 
@@ -304,22 +314,23 @@ class Sending:
         if push.ttl_s == 0:
             self._untried[push.push_id] = self._untried.get(push.push_id, BitMap()) | devices
 
-    def _caught_up(self, index: int) -> None:
+    def _caught_up(self, index: int, priority: int) -> None:
         """A device is not behind any more: what else is pending for it may go."""
-        if self._behind.pop(index, None) is not None and self.held:
+        if self._behind[priority].pop(index, None) is not None and self.held:
             self.held.look_again(BitMap((index,)))
 
     def _sendable(self, push_id: int, devices: BitMap) -> BitMap:
         """Which of the held devices can be sent to now; those that are final are taken out of them.
 
-        Not those that are behind: their turn comes when their window has moved on.
+        Not those that are behind or have refused: their turn comes when their window has moved on, or
+        when they are looked at again.
         """
         push = self._partition.campaigns.get(push_id)
         if push is None:
             return BitMap()
         devices &= push.pending()
-        ready = self._reachable(devices)
-        return ready - BitMap(self._behind) if push.ttl_s else ready
+        ready = self._reachable(devices) - self._refused
+        return ready - BitMap(self._behind[push.priority]) if push.ttl_s else ready
 
     def _reachable(self, devices: BitMap) -> BitMap:
         online = self._partition.online
@@ -344,10 +355,11 @@ class Sending:
         Without pushes of ttl 0: those have one attempt, within the session that they found.
         """
         partition = self._partition
-        boxes = [partition.inbox[i] for i in due if i in partition.inbox]
+        boxes = [partition.inbox.of(index) for index in due & BitMap(partition.inbox)]
         longest = max(map(len, boxes), default=0) + len(partition.campaigns)
         if longest > self._pacing.window:
-            return [send for index in due for send in self._next_window(index, anew=True)]
+            lanes = [(i, priority) for i in due for priority in WEIGHTS]
+            return [s for i, lane in lanes for s in self._next_window(i, lane, anew=True)]
         pushes: list[Push] = [single for box in boxes for single in box]
         pushes += partition.campaigns.values()
         pushes = [push for push in pushes if push.ttl_s and not self._is_paused(push)]
@@ -361,14 +373,17 @@ class Sending:
                 sends += self._split(push, (push.pending() & due) - self.held.of(push.push_id))
         return sends
 
-    def _next_window(self, index: int, *, anew: bool = False) -> list[Send]:
-        """More of a device's backlog, so that at most a window of it is without receipt."""
+    def _next_window(self, index: int, priority: int, *, anew: bool = False) -> list[Send]:
+        """More of a device's backlog in a lane, so that at most a window of it is without receipt."""
+        behind = self._behind[priority]
         edge = self._partition.edge_of(index)
         if edge == OFFLINE or edge not in self.linked:
-            self._caught_up(index)
+            self._caught_up(index, priority)
             return []
-        sent_to = -1 if anew else self._behind[index]
-        found = self._partition.pending_of(index)
+        if index in self._refused:
+            return []  # its look begins from scratch
+        sent_to = -1 if anew else behind[index]
+        found = [p for p in self._partition.pending_of(index) if p.priority == priority]
         pending = [push for push in found if push.ttl_s and self._may_go(push, index)]
         unsent = [push for push in pending if push.order > sent_to]
         room = self._pacing.window - (len(pending) - len(unsent))
@@ -376,9 +391,9 @@ class Sending:
             return []
         batch = unsent[: max(0, room)]
         if len(batch) < len(unsent):
-            self._behind[index] = batch[-1].order if batch else sent_to
+            behind[index] = batch[-1].order if batch else sent_to
         else:
-            self._caught_up(index)
+            self._caught_up(index, priority)
         return [Send(edge, push, BitMap((index,))) for push in batch]
 
     def _note(self, sends: Iterable[Send], attempt: int, now: float) -> None:
@@ -405,15 +420,17 @@ class Sending:
         if self._last_timer.get(key) == timer:
             del self._last_timer[key]
         push = self._partition.pushes.get(timer.push_id)
-        devices -= BitMap(self._look_at)  # refused: that look sends it again
-        behind = devices & BitMap(self._behind)
+        devices -= self._refused  # that look sends it again
         sends: list[Send] = []
-        for index in behind:
-            if push is not None and push.ttl_s and push.is_pending(index):
-                stalled[index] = max(stalled.get(index, 0), timer.attempt + 1)
-            else:
-                # Received, or expired: perhaps the whole window is, and no receipt moves it on.
-                sends += self._next_window(index)
+        behind = BitMap()
+        for priority in WEIGHTS if push is None else (push.priority,):
+            behind = devices & BitMap(self._behind[priority])
+            for index in behind:
+                if push is not None and push.ttl_s and push.is_pending(index):
+                    stalled[index] = max(stalled.get(index, 0), timer.attempt + 1)
+                else:
+                    # Received, or expired: perhaps the whole window is, and no receipt moves it on.
+                    sends += self._next_window(index, priority)
         self._note(sends, 0, now)
         if push is None or push.ttl_s == 0 or push.final or self._is_paused(push):
             return sends

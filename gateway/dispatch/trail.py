@@ -26,6 +26,7 @@ _CONTROLS: Final[dict[int, str]] = {
     log_pb2.PAUSE: "paused",
     log_pb2.RESUME: "resumed",
     log_pb2.STOP: "stopped",
+    log_pb2.RECALL: "recalled",
 }
 SELECTED: Final = "selected"
 """The push stands in the partition's log: from here on it is settled whom it is for."""
@@ -174,7 +175,7 @@ class Trail:
 
     def _control(self, ms: int, event: str) -> Iterator[Step]:
         """Said again it changes nothing."""
-        if event == "stopped":
+        if event in ("stopped", "recalled"):
             yield from self._first(ms, event)
         elif event and self._paused != (event == "paused"):
             self._paused = event == "paused"

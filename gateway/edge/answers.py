@@ -44,9 +44,17 @@ class Welcomes:
         ).SerializeToString()
 
     def build(
-        self, *, epoch: int, heartbeat_s: int, now_ms: int, device: int, token: bytes
+        self,
+        *,
+        epoch: int,
+        heartbeat_s: int,
+        now_ms: int,
+        device: int,
+        token: bytes,
+        recalled: bytes,
     ) -> bytes:
-        """A whole frame. `token` is empty where the device keeps the one it has."""
+        """A whole frame. `token` is empty where the device keeps the one it has; `recalled` is the
+        field encoded."""
         body = b"".join(
             (
                 self._constant,
@@ -55,6 +63,7 @@ class Welcomes:
                 b"\x38", varint(now_ms),
                 b"\x41", struct.pack("<Q", device),
                 (b"\x4a" + varint(len(token)) + token) if token else b"",
+                recalled,
             )
         )  # fmt: skip
         return encode(Kind.WELCOME, body)

@@ -2,72 +2,147 @@
 
 One encode (done by the node), then one write for each connection. The reply names the devices that
 were not there, or whose output is full; they stay pending at the node.
+
+Order. A device that refused a message gets no later one of its lane either, until the node, which has
+heard of it meanwhile, begins anew with a delivery marked `restart`. Without that a message could slip
+through behind a refused one as soon as there is room again. A new session begins with a restart, too: a
+message that was on its way when the session came about could overtake those that the one before it lost.
 """
 
 import asyncio
 import time
 from array import array
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
 
 from pyroaring import BitMap
 
+from gateway.edge.output import CONTROL, Item
 from gateway.edge.reactor import Reactor
+from gateway.edge.recalls import Recalls
 from gateway.edge.table import Table
+from gateway.lanes import WEIGHTS, Lanes
 from gateway.rpc import RpcError
+from protocol.codes import Kind
 from protocol.schema import rpc_pb2
 
 _SLICE_S: Final = 0.002
 """A deliver to 20,000 rows in one go would hold heartbeats and other pushes up for 150 ms."""
 _STRIDE: Final = 64
 """Rows between two looks at the clock."""
-Hold = Callable[[int, bytes], bool]
-"""(descriptor, frame) of a row before its WELCOME: keep it; False if it keeps too much already"""
+_QUANTUM: Final = 1
+"""Strides that the low lane may use in a round: a high deliver waits for one stride of a campaign."""
+_MESSAGE: Final = bytes((Kind.MESSAGE,))
+_NOBODY: Final = BitMap()
+Hold = Callable[[int, Item], bool]
+"""(descriptor, message) of a row before its WELCOME: keep it; False if it keeps too much already"""
+
+
+_Key = tuple[int, int]
+"""(partition, priority)"""
+
+
+class _Job(NamedTuple):
+    """One deliver that waits or is being worked off."""
+
+    key: _Key
+    work: Iterator[None]
+    answer: "asyncio.Future[bytes]"
+
+
+class _Part(NamedTuple):
+    """One delivery of a deliver, and who could not be served."""
+
+    partition: int
+    message: Item
+    restart: bool
+    gone: "array[int]"
+    slow: "array[int]"
 
 
 class Delivery:
-    """Works off delivers in the order in which they came."""
+    """Works off delivers, by lane; within a lane in the order in which they came."""
 
     JOBS: Final = 4096
     BYTES: Final = 64 * 1024 * 1024
-    """Delivers that may wait, and their size; beyond it the node is told to come again."""
+    """Delivers that may wait in one lane, and their size; beyond it the node is told to come again."""
 
-    def __init__(self, table: Table, reactor: Reactor, hold: Hold) -> None:
+    def __init__(self, table: Table, reactor: Reactor, hold: Hold, recalls: Recalls) -> None:
         self._table = table
         self._reactor = reactor
         self._hold = hold
-        self._jobs: deque[tuple[Iterator[None], asyncio.Future[bytes]]] = deque()
+        self._recalls = recalls
+        self._jobs: Lanes[_Job] = Lanes(_QUANTUM)
         self._fences: dict[int, int] = {}
-        self._bytes = 0
+        self._refusing: dict[_Key, BitMap] = {}
+        """Devices that refused a message, or have a new session, and wait for a restart."""
+        self._open: Counter[_Key] = Counter()
+        """Delivers that wait or are being worked off."""
+        self._barred: dict[_Key, BitMap] = {}
+        """Devices of delivers that found no room: refusing, as soon as those before them are done."""
+        self._count = dict.fromkeys(WEIGHTS, 0)
+        self._bytes = dict.fromkeys(WEIGHTS, 0)
         self._scheduled = False
         self.messages_total = 0
         self.gone_total = 0
         self.slow_total = 0
+        self.recalled_total = 0
 
     def deliver(self, body: bytes) -> "asyncio.Future[bytes]":
-        """RPC handler: columba.rpc.Deliver -> Delivered. RpcError 'fenced' for a deposed owner."""
+        """RPC handler: columba.rpc.Deliver -> Delivered.
+
+        RpcError 'fenced' for a deposed owner, 'busy' where too much waits.
+        """
         request = rpc_pb2.Deliver.FromString(body)
-        p = request.partition
+        p, priority = request.partition, request.priority
         if request.fence < self._fences.get(p, 0):
             raise RpcError("fenced", f"a newer owner of partition {p} has spoken")
-        if len(self._jobs) >= self.JOBS or self._bytes + len(body) > self.BYTES:
+        if priority not in WEIGHTS:
+            raise RpcError("invalid", f"there is no priority {priority}")
+        key = (p, priority)
+        full = self._count[priority] >= self.JOBS or self._bytes[priority] + len(body) > self.BYTES
+        if full or key in self._barred:
+            self._bar(key, request)
             raise RpcError("busy", "too many delivers wait at this edge")
         self._fences[p] = request.fence
         loop = asyncio.get_running_loop()
         future: asyncio.Future[bytes] = loop.create_future()
-        reply = rpc_pb2.Delivered()
-        self._jobs.append((self._work(request, reply, future), future))
-        self._bytes += len(body)
-        future.add_done_callback(lambda _: self._forget(len(body)))
+        self._jobs.put(priority, _Job(key, self._work(request, future), future))
+        self._open[key] += 1
+        self._count[priority] += 1
+        self._bytes[priority] += len(body)
+        future.add_done_callback(lambda _: self._forget(priority, len(body)))
         if not self._scheduled:
             self._scheduled = True
             loop.call_soon(self._turn)
         return future
 
-    def _forget(self, size: int) -> None:
-        self._bytes -= size
+    def _bar(self, key: _Key, request: rpc_pb2.Deliver) -> None:
+        """Nothing may overtake what is refused here, and what waits already is not refused by that."""
+        barred = self._barred.setdefault(key, BitMap())
+        for delivery in request.deliveries:
+            barred |= _devices_of(delivery)
+        if not self._open[key]:
+            self._unbar(key)
+
+    def _unbar(self, key: _Key) -> None:
+        barred = self._barred.pop(key, None)
+        if barred:
+            self._refusing.setdefault(key, BitMap()).update(barred)
+
+    def _done(self, priority: int) -> None:
+        """The first deliver of a lane is worked off."""
+        key = self._jobs.pop(priority).key
+        self._open[key] -= 1
+        if not self._open[key]:
+            del self._open[key]
+            self._unbar(key)
+
+    def _forget(self, priority: int, size: int) -> None:
+        self._count[priority] -= 1
+        self._bytes[priority] -= size
 
     @property
     def waiting(self) -> int:
@@ -75,110 +150,152 @@ class Delivery:
 
     def _turn(self) -> None:
         end = time.perf_counter() + _SLICE_S
-        jobs = self._jobs
-        while jobs and time.perf_counter() < end:
-            work, future = jobs[0]
+        while time.perf_counter() < end:
+            found = self._jobs.peek()
+            if found is None:
+                break
+            priority, job = found
+            self._jobs.charge(priority, 1)
             try:
-                for _ in work:
-                    if time.perf_counter() >= end:
-                        break
-                else:
-                    jobs.popleft()
+                next(job.work)
+            except StopIteration:
+                self._done(priority)
             except Exception as error:  # one malformed deliver must not stop those behind it
-                jobs.popleft()
-                if not future.done():
-                    future.set_exception(error)
+                self._done(priority)
+                if not job.answer.done():
+                    job.answer.set_exception(error)
         self._reactor.flush()
-        if jobs:
+        if self._jobs:
             asyncio.get_running_loop().call_soon(self._turn)
         else:
             self._scheduled = False
 
-    def _work(
-        self, request: rpc_pb2.Deliver, reply: rpc_pb2.Delivered, future: "asyncio.Future[bytes]"
-    ) -> Iterator[None]:
+    def _work(self, request: rpc_pb2.Deliver, future: "asyncio.Future[bytes]") -> Iterator[None]:
         """Send all deliveries of a request; yields every few rows."""
-        p = request.partition
+        reply = rpc_pb2.Delivered()
+        p, priority = request.partition, request.priority
         for number, delivery in enumerate(request.deliveries):
-            gone, slow = array("I"), array("I")
-            yield from self._send(p, delivery, gone, slow)
-            if gone or slow:
-                reply.refused.append(rpc_pb2.Refused(delivery=number, gone=gone, slow=slow))
-                self.gone_total += len(gone)
-                self.slow_total += len(slow)
+            is_message = delivery.frame[:1] == _MESSAGE
+            message = Item(priority if is_message else CONTROL, delivery.push_id, delivery.frame)
+            part = _Part(p, message, delivery.restart, array("I"), array("I"))
+            yield from self._send(delivery, part)
+            self._note_refusals(part)
+            if part.gone or part.slow:
+                refused = rpc_pb2.Refused(delivery=number, gone=part.gone, slow=part.slow)
+                reply.refused.append(refused)
         if not future.done():
             future.set_result(reply.SerializeToString())
 
-    def _send(
-        self,
-        p: int,
-        delivery: rpc_pb2.Delivery,
-        gone: "array[int]",
-        slow: "array[int]",
-    ) -> Iterator[None]:
-        if delivery.bitmap:
-            wanted = BitMap.deserialize(delivery.bitmap)
-            self._send_early(p, wanted, delivery.frame, slow)
-            here = wanted & self._table.here.get(p, BitMap())
-            gone.extend(wanted - here)
-            yield from self._send_to_many(p, delivery.frame, here, slow)
-        else:
-            yield from self._send_to_few(p, delivery.frame, delivery.index, (gone, slow))
+    def _note_refusals(self, part: _Part) -> None:
+        self.gone_total += len(part.gone)
+        self.slow_total += len(part.slow)
 
-    def _send_to_few(
-        self,
-        p: int,
-        frame: bytes,
-        indexes: Iterable[int],
-        refused: tuple["array[int]", "array[int]"],
-    ) -> Iterator[None]:
-        """Queued: several messages for one connection in this turn go out in one write."""
-        gone, slow = refused
-        rows = self._table.rows.get(p, {})
+    def _send(self, delivery: rpc_pb2.Delivery, part: _Part) -> Iterator[None]:
+        p, message = part.partition, part.message
+        if message.push_id in self._recalls:
+            self.recalled_total += 1
+            return
+        if not delivery.bitmap:
+            yield from self._send_to_few(delivery.index, part)
+            return
+        wanted = BitMap.deserialize(delivery.bitmap)
         if p in self._table.arriving:
-            early = BitMap(indexes)
-            self._send_early(p, early, frame, slow)
-            indexes = [index for index in indexes if index in early]
-        for count, index in enumerate(indexes, 1):
-            fd = rows.get(index)
-            if fd is None:
-                gone.append(index)
-            elif self._reactor.offer(fd, frame):
-                self.messages_total += 1
-            else:
-                slow.append(index)
-            if not count % _STRIDE:
-                yield
-        yield
+            self._send_early(wanted, part)
+        here = wanted & self._table.here.get(p, _NOBODY)
+        part.gone.extend(wanted - here)
+        yield from self._send_to_many(here, part)
 
-    def _send_to_many(
-        self, p: int, frame: bytes, here: BitMap, slow: "array[int]"
-    ) -> Iterator[None]:
+    def _not_admitted(self, devices: Iterable[int], part: _Part) -> BitMap:
+        """Those who may not get it now; with `restart` nobody, and what follows may go again.
+
+        Asked right before the write: between two strides sessions come.
+        """
+        p, message = part.partition, part.message
+        fresh = self._table.fresh.pop(p, None)
+        if fresh is not None:
+            for priority in WEIGHTS:
+                self._refusing.setdefault((p, priority), BitMap()).update(fresh)
+        refusing = self._refusing.get((p, message.priority))
+        if not refusing:
+            return _NOBODY
+        hit = refusing & BitMap(devices)
+        if hit and part.restart:
+            refusing -= hit
+            return _NOBODY
+        return hit
+
+    def _refuse(self, index: int, part: _Part) -> None:
+        """Its output is full, or it waits for a restart."""
+        part.slow.append(index)
+        if part.message.priority != CONTROL:
+            key = (part.partition, part.message.priority)
+            self._refusing.setdefault(key, BitMap()).add(index)
+
+    def _send_to_few(self, indexes: Iterable[int], part: _Part) -> Iterator[None]:
+        """Queued: several messages for one connection in this turn go out in one write."""
+        p, message = part.partition, part.message
+        if p in self._table.arriving:
+            late = BitMap(indexes)
+            self._send_early(late, part)
+            indexes = late
+        rows = self._table.rows.get(p, {})
+        remaining = iter(indexes)
+        while stride := list(islice(remaining, _STRIDE)):
+            if message.push_id in self._recalls:
+                return
+            barred = self._not_admitted(stride, part)
+            for index in stride:
+                fd = rows.get(index)
+                if fd is None:
+                    part.gone.append(index)
+                elif index not in barred and self._reactor.offer(fd, message):
+                    self.messages_total += 1
+                else:
+                    self._refuse(index, part)
+            yield
+
+    def _send_to_many(self, here: BitMap, part: _Part) -> Iterator[None]:
         """Written on the spot, a stride at a time."""
+        p, message = part.partition, part.message
         rows = self._table.rows.get(p, {})
         indexes = iter(here)
         while stride := list(islice(indexes, _STRIDE)):
+            if message.push_id in self._recalls:
+                return
+            barred = self._not_admitted(stride, part)
+            if barred:
+                stride = [index for index in stride if index not in barred]
+                for index in barred:
+                    self._refuse(index, part)
             # Between two strides rows come and go.
             fds = [rows[index] for index in stride if index in rows]
             gone_meanwhile = len(stride) - len(fds)
-            full = self._reactor.broadcast(fds, frame)
+            full = self._reactor.broadcast(fds, message)
             if full:
-                slow.extend(index for index in stride if rows.get(index) in full)
+                for index in [index for index in stride if rows.get(index) in full]:
+                    self._refuse(index, part)
             self.messages_total += len(fds) - len(full)
             self.gone_total += gone_meanwhile  # their end of session tells the node
             yield
 
-    def _send_early(self, p: int, wanted: BitMap, frame: bytes, slow: "array[int]") -> None:
-        """Rows whose registration is on its way keep the frame until their WELCOME.
+    def _send_early(self, wanted: BitMap, part: _Part) -> None:
+        """Rows whose registration is on its way keep the message until their WELCOME.
 
         A node's deliver can reach us before the store's reply to our own registration does. Such
         rows are taken out of `wanted`: an older row of the same device is about to be fenced.
         """
-        arriving = self._table.arriving.get(p, {})
-        fewer, others = (wanted, arriving) if len(wanted) < len(arriving) else (arriving, wanted)
-        for index in [index for index in fewer if index in others]:
+        p, message = part.partition, part.message
+        rows = self._table.arriving.get(p, {})
+        fewer, others = (wanted, rows) if len(wanted) < len(rows) else (rows, wanted)
+        early = [index for index in fewer if index in others]
+        barred = self._not_admitted(early, part)
+        for index in early:
             wanted.discard(index)
-            if self._hold(arriving[index], frame):
+            if index not in barred and self._hold(rows[index], message):
                 self.messages_total += 1
             else:
-                slow.append(index)
+                self._refuse(index, part)
+
+
+def _devices_of(delivery: rpc_pb2.Delivery) -> BitMap:
+    return BitMap.deserialize(delivery.bitmap) if delivery.bitmap else BitMap(delivery.index)

@@ -18,14 +18,18 @@ from gateway.datadir import RUN, socket_dir
 from gateway.edge.answers import goaway
 from gateway.edge.delivery import Delivery
 from gateway.edge.reactor import Limits, Reactor
+from gateway.edge.recalls import MOST as RECALLS_MAX
+from gateway.edge.recalls import Recall
 from gateway.edge.registrar import Registrar
 from gateway.edge.sessions import Sessions
 from gateway.edge.table import Table
 from gateway.edge.uplink import Uplink
+from gateway.lanes import WEIGHTS
 from gateway.metrics import Sample, encode_stats
 from gateway.network import check_plaintext, split_address
 from gateway.rpc import Method, RpcServer
 from gateway.secretfiles import Secrets
+from gateway.store import recalls
 from gateway.store.apps import App, Apps
 from gateway.store.client import Store
 from gateway.store.clock import StoreClock
@@ -79,7 +83,9 @@ class EdgeProcess:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopping.set)
         self.store = await Store.connect_patiently(
-            self._store_url, timeout_s=self._config.store.timeout_s
+            self._store_url,
+            timeout_s=self._config.store.timeout_s,
+            replicas=self._config.store.replicas,
         )
         self._wire(loop)
         await self._open(loop)
@@ -131,12 +137,13 @@ class EdgeProcess:
             edge, self.store, is_row=self.table.is_row, answered=sessions.on_answer
         )
         self.uplink = Uplink(self.store, limit=edge.receipts_max, durable=sessions.on_durable)
-        self.delivery = Delivery(self.table, self.reactor, sessions.hold)
+        self.delivery = Delivery(self.table, self.reactor, sessions.early.hold, sessions.recalls)
         sessions.attach(self.reactor, self.registrar, self.uplink, self._apps, self._look_up)
         self.rpc = RpcServer(
             {
                 Method.DELIVER: self.delivery.deliver,
                 Method.REPLACED: self._on_replaced,
+                Method.RECALLS: self._on_recalls,
                 Method.STATS: self._on_stats,
             },
             self._secrets.rpc_secret,
@@ -163,13 +170,21 @@ class EdgeProcess:
         host, _ = split_address(self._config.edge.listen)
         return f"[{host}]:{self._own_port}" if ":" in host else f"{host}:{self._own_port}"
 
+    def _rpc_address(self) -> str:
+        advertised = self._config.edge.rpc_advertise
+        return f"tcp:{advertised}" if advertised else self.rpc.address
+
     async def _take_lease(self) -> None:
         self._lease = await Lease.take(
             self.store,
             self._clock,
             "edge",
             self._config.store.lease_s,
-            {"rpc": self.rpc.address, "own": self._own_address(), "pid": os.getpid()},
+            {"rpc": self._rpc_address(), "own": self._own_address(), "pid": os.getpid()},
+        )
+        # Behind the lease: who recalls asks all edges that have one, and writes to the store before that.
+        self.sessions.recall(
+            Recall(*stored) for stored in await recalls.load(self.store, self._clock.now_ms())
         )
         self.registrar.begin(self._lease.identity)
         self.uplink.begin(self._lease.identity)
@@ -253,6 +268,11 @@ class EdgeProcess:
             self.sessions.drop_replaced(replaced.partition, replaced.index, replaced.epoch)
         return b""
 
+    def _on_recalls(self, body: bytes) -> bytes:
+        pushes = rpc_pb2.Recalls.FromString(body).pushes
+        self.sessions.recall(Recall(push.push_id, push.app, push.until_ms) for push in pushes)
+        return b""
+
     def _on_stats(self, body: bytes) -> bytes:
         return encode_stats("edge", self._samples())
 
@@ -266,6 +286,7 @@ class EdgeProcess:
         yield "columba_messages_total", {}, self.delivery.messages_total
         yield "columba_refused_total", {"reason": "gone"}, self.delivery.gone_total
         yield "columba_refused_total", {"reason": "slow"}, self.delivery.slow_total
+        yield "columba_refused_total", {"reason": "recalled"}, self.delivery.recalled_total
         yield "columba_receipts_total", {}, self.uplink.receipts_total
         yield "columba_profiles_total", {}, self.uplink.profiles_total
         yield "columba_unregistered_late_total", {}, self.registrar.unregistered_late_total
@@ -284,7 +305,8 @@ class EdgeProcess:
         for queue, items, bound in (
             ("registrations", self.registrar.waiting, edge.registrations_max),
             ("receipts", self.uplink.receipts_waiting, edge.receipts_max),
-            ("delivers", self.delivery.waiting, Delivery.JOBS),
+            ("delivers", self.delivery.waiting, len(WEIGHTS) * Delivery.JOBS),
+            ("recalls", len(self.sessions.recalls), RECALLS_MAX),
         ):
             yield "columba_queue_items", {"queue": queue}, items
             yield "columba_queue_limit", {"queue": queue}, bound

@@ -15,19 +15,20 @@ import errno
 import os
 import select
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 import structlog
 
 from gateway.edge.listeners import Listeners
+from gateway.edge.output import CONTROL, Item, Output
 
 _log = structlog.get_logger("columba.edge")
 
 _READ: Final = 16 * 1024
 """Bytes of one read: a device seldom sends more than one small frame."""
-_EVENTS: Final = 512
-"""Events of one turn: some 5 ms of work, then timers and RPC have their turn."""
+_EVENTS: Final = 128
+"""Events of one turn: 2 to 5 ms of work, then timers and RPC have their turn. A high push waits for two."""
 _LINGER_S: Final = 2.0
 _LINGERING: Final = 1024
 _IN: Final = select.EPOLLIN
@@ -75,10 +76,10 @@ class Reactor:
         self._listeners = Listeners(self._epoll, limits.accepts_per_s, lambda: self._full)
         self._reopening = False
         """An address could not be listened on again yet."""
-        self._queued: dict[int, bytes | bytearray] = {}
+        self._queued: dict[int, list[Item]] = {}
         """Output of this turn, one write each."""
-        self._unsent: dict[int, bytearray] = {}
-        """What the kernel did not take; first come, first sent."""
+        self._unsent: dict[int, Output] = {}
+        """What the kernel did not take."""
         self._moved_at: dict[int, float] = {}
         """When the unsent output of a row last moved."""
         self._paused: set[int] = set()
@@ -117,40 +118,52 @@ class Reactor:
     # Output.
 
     def send(self, fd: int, data: bytes) -> None:
-        """Queue bytes; all that one connection gets in a turn goes out in one write."""
+        """Queue an answer; all that one connection gets in a turn goes out in one write."""
+        self.put(fd, Item(CONTROL, 0, data))
+
+    def offer(self, fd: int, message: Item) -> bool:
+        """Queue a message; False, and nothing is queued, if the connection's output is full.
+
+        What is no message always finds room, as answers do.
+        """
+        if (self._unsent or self._queued) and message.priority != CONTROL:
+            waiting = self._waiting(fd)
+            if waiting and waiting + len(message.data) > self.limits.output_cap:
+                return False
+        self.put(fd, message)
+        return True
+
+    def put(self, fd: int, item: Item) -> None:
+        """Queue whatever it is, full or not."""
         held = self._queued.get(fd)
         if held is None:
-            self._queued[fd] = data
-        elif isinstance(held, bytearray):
-            held += data
+            self._queued[fd] = [item]
         else:
-            self._queued[fd] = bytearray(held) + data
+            held.append(item)
         if not self._flushing and not self._in_turn:
             self._flushing = True
             self._loop.call_soon(self.flush)
 
-    def offer(self, fd: int, data: bytes) -> bool:
-        """As `send`, unless the connection's output is full: then False, and nothing is queued."""
-        if self._unsent or self._queued:
-            waiting = len(self._unsent.get(fd, b"")) + len(self._queued.get(fd, b""))
-            if waiting and waiting + len(data) > self.limits.output_cap:
-                return False
-        self.send(fd, data)
-        return True
+    def _waiting(self, fd: int) -> int:
+        """Bytes."""
+        unsent = self._unsent.get(fd)
+        queued = self._queued.get(fd, ())
+        return (unsent.size if unsent else 0) + sum(len(item.data) for item in queued)
 
-    def broadcast(self, fds: Iterable[int], data: bytes) -> list[int]:
-        """The same bytes to many connections, at once; returns those whose output is full.
+    def broadcast(self, fds: Iterable[int], message: Item) -> list[int]:
+        """The same message to many connections, at once; returns those whose output is full.
 
         A message costs one write(2) and little else: no queue in between where nothing waits.
         """
         full: list[int] = []
         write = os.write
         queued, unsent = self._queued, self._unsent
+        data = message.data
         length = len(data)
         writes = 0
         for fd in fds:
             if fd in queued or fd in unsent:
-                if not self.offer(fd, data):
+                if not self.offer(fd, message):
                     full.append(fd)
                 continue
             writes += 1
@@ -162,7 +175,7 @@ class Reactor:
                 self.close(fd)
                 continue
             if sent != length:
-                self._hold(fd, data[sent:])
+                self._hold(fd, [message], sent)
         self.writes_total += writes
         self.bytes_out_total += writes * length
         return full
@@ -174,10 +187,11 @@ class Reactor:
         write = os.write
         unsent = self._unsent
         self.writes_total += len(queued)
-        for fd, data in queued.items():
+        for fd, items in queued.items():
             if fd in unsent:
-                self._hold_more(fd, data)
+                self._hold_more(fd, items)
                 continue
+            data = items[0].data if len(items) == 1 else b"".join(item.data for item in items)
             try:
                 sent = write(fd, data)
             except BlockingIOError:
@@ -187,23 +201,43 @@ class Reactor:
                 continue
             self.bytes_out_total += sent
             if sent < len(data):
-                self._hold(fd, data[sent:])
+                self._hold(fd, items, sent)
         if self._closing:
             self._close_all()
 
-    def _hold_more(self, fd: int, data: bytes | bytearray) -> None:
+    def _hold_more(self, fd: int, items: Iterable[Item]) -> None:
         """Messages stop at the cap (`offer`); answers to what the peer sends stop at twice the cap."""
         waiting = self._unsent[fd]
-        if len(waiting) + len(data) > 2 * self.limits.output_cap:
+        for item in items:
+            waiting.put(item)
+        if waiting.size > 2 * self.limits.output_cap:
             self._handler.on_overflow(fd)
             self.close(fd)
-        else:
-            waiting += data
 
-    def _hold(self, fd: int, rest: bytes | bytearray) -> None:
-        self._unsent[fd] = bytearray(rest)
+    def _hold(self, fd: int, items: Sequence[Item], sent: int) -> None:
+        waiting = self._unsent[fd] = Output()
+        waiting.put_rest(items, sent)
         self._moved_at[fd] = self._loop.time()
         self._watch(fd)
+
+    def recall(self, push_id: int) -> None:
+        """Copies of a message that wait here are dropped, but for those the kernel has some of."""
+        for fd, items in self._queued.items():
+            self._queued[fd] = [item for item in items if item.push_id != push_id]
+        for fd in [fd for fd, items in self._queued.items() if not items]:
+            del self._queued[fd]
+        for output in self._unsent.values():
+            output.recall(push_id)
+
+    def drop_messages(self, fd: int) -> None:
+        """What waits for this connection and is no answer goes: GOAWAY is the next frame."""
+        items = self._queued.get(fd)
+        if items is not None:
+            self._queued[fd] = [item for item in items if item.priority == CONTROL]
+            if not self._queued[fd]:
+                del self._queued[fd]
+        if fd in self._unsent:
+            self._unsent[fd].drop_messages()
 
     def _watch(self, fd: int) -> None:
         """Tell epoll what this connection waits for now."""
@@ -214,17 +248,19 @@ class Reactor:
         waiting = self._unsent.get(fd)
         if waiting is None:
             return
+        chunk = waiting.chunk()
         try:
-            sent = os.write(fd, waiting)
+            sent = os.write(fd, chunk) if chunk else 0
         except BlockingIOError:
+            waiting.advance(0)
             return
         except OSError:
             self.close(fd)
             return
+        waiting.advance(sent)
         self.bytes_out_total += sent
         self._moved_at[fd] = self._loop.time()
-        del waiting[:sent]
-        if not waiting:
+        if not waiting.size:
             del self._unsent[fd], self._moved_at[fd]
             self._watch(fd)
             if fd in self._lingering:
@@ -237,7 +273,7 @@ class Reactor:
 
     @property
     def unsent_bytes(self) -> int:
-        return sum(map(len, self._unsent.values()))
+        return sum(output.size for output in self._unsent.values())
 
     # Input.
 
@@ -353,6 +389,7 @@ class Reactor:
         """
         if not self._is_open[fd] or fd in self._lingering:
             return
+        self.drop_messages(fd)
         self.send(fd, last)
         if len(self._lingering) >= _LINGERING:
             self.close(fd)

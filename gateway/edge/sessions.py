@@ -5,7 +5,7 @@ Works on rows of the table; the session table of `protocol.states` says which fr
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from google.protobuf.message import DecodeError
@@ -19,7 +19,10 @@ from gateway.edge.credentials import (
     check_token,
     check_version,
 )
+from gateway.edge.early import EarlyMessages
+from gateway.edge.output import Item
 from gateway.edge.reactor import Reactor
+from gateway.edge.recalls import Recall, Recalls
 from gateway.edge.registrar import Registrar
 from gateway.edge.reports import read_profile, read_receipts
 from gateway.edge.table import Table
@@ -53,8 +56,8 @@ class Sessions:
         self._welcomes = Welcomes(config)
         self._partial: dict[int, tuple[bytearray, int]] = {}
         """Frames that have not come whole: the bytes, and how many make the frame."""
-        self._early: dict[int, bytes] = {}
-        """Messages for rows that wait for their WELCOME."""
+        self.early = EarlyMessages(config.output_cap_bytes)
+        self.recalls = Recalls()
         self._wishes: dict[int, tuple[int, bool]] = {}
         """Heartbeat asked for, and whether a new token is due, of rows that register."""
         self._paused: set[int] = set()
@@ -119,7 +122,8 @@ class Sessions:
     def on_closed(self, fd: int) -> None:
         table = self.table
         self._partial.pop(fd, None)
-        self._early.pop(fd, None)
+        if self.early.take(fd):
+            self.table.begin_anew(*split_device_id(self.table.device[fd]))
         self._wishes.pop(fd, None)
         self._paused.discard(fd)
         self._continuing.discard(fd)
@@ -296,20 +300,25 @@ class Sessions:
             self.refuse(older, CloseCode.REPLACED)
         table.set_timeout(fd, server_timeout_s(heartbeat_s))
         frame = self._welcomes.build(
-            epoch=epoch, heartbeat_s=heartbeat_s, now_ms=now_ms, device=device, token=token
+            epoch=epoch,
+            heartbeat_s=heartbeat_s,
+            now_ms=now_ms,
+            device=device,
+            token=token,
+            recalled=self.recalls.welcome(table.app[fd]),
         )
         self.handshakes_total += 1
-        self.reactor.send(fd, frame + self._early.pop(fd, b""))
+        self.reactor.send(fd, frame)
+        for message in self.early.take(fd):
+            self.reactor.put(fd, message)
         if self.draining:
             self.depart(fd, "")
 
-    def hold(self, fd: int, frame: bytes) -> bool:
-        """Keep a message for a row that waits for its WELCOME; False at the output cap."""
-        held = self._early.get(fd, b"")
-        if len(held) + len(frame) > self._config.output_cap_bytes:
-            return False
-        self._early[fd] = held + frame
-        return True
+    def recall(self, recalls: Iterable[Recall]) -> None:
+        """No copy of these pushes leaves this edge from here on."""
+        for push_id in self.recalls.add(recalls, self._now_ms()):
+            self.reactor.recall(push_id)
+            self.early.recall(push_id)
 
     # Sessions that go on under a new edge number.
 
@@ -320,21 +329,9 @@ class Sessions:
         for p, rows in table.rows.items():
             for index, fd in rows.items():
                 self._continuing.add(fd)
-                ups.append(
-                    (
-                        p,
-                        Up(
-                            fd,
-                            table.generation[fd],
-                            table.connection[fd],
-                            table.app[fd],
-                            index,
-                            b"",
-                            b"",
-                            table.epoch[fd],
-                        ),
-                    )
-                )
+                generation, connection = table.generation[fd], table.connection[fd]
+                app, epoch = table.app[fd], table.epoch[fd]
+                ups.append((p, Up(fd, generation, connection, app, index, b"", b"", epoch)))
         return ups
 
     def _on_continued(self, fd: int, answer: Answer) -> None:
@@ -364,9 +361,7 @@ class Sessions:
         if self.table.state[fd] in (State.CLOSED, State.LEAVING):
             return
         self._count(code.name.lower())
-        held = self._early.pop(fd, b"")
-        if held:
-            self._hand_to_standing_row(fd, held)
+        self._hand_to_standing_row(fd, self.early.take(fd))
         self.table.leave(fd)
         frame = goaway(
             code,
@@ -378,11 +373,15 @@ class Sessions:
         )
         self.reactor.finish(fd, frame)
 
-    def _hand_to_standing_row(self, fd: int, held: bytes) -> None:
+    def _hand_to_standing_row(self, fd: int, held: Iterable[Item]) -> None:
         """A refused registration leaves its early messages to the session that stands."""
-        standing = self.table.fd_of(self.table.device[fd])
-        if standing is not None and standing != fd and self.table.state[standing] == State.OPEN:
-            self.reactor.offer(standing, held)
+        device = self.table.device[fd]
+        standing = self.table.fd_of(device)
+        if standing is None or standing == fd or self.table.state[standing] != State.OPEN:
+            return
+        if not all(self.reactor.offer(standing, message) for message in held):
+            # Nothing may overtake what is lost here.
+            self.table.begin_anew(*split_device_id(device))
 
     def send_away(self, fd: int, code: CloseCode, address: str = "") -> None:
         """GOAWAY with a retry time that is spread at random."""
@@ -395,6 +394,7 @@ class Sessions:
             return
         self._count(CloseCode.GOING_AWAY.name.lower())
         self.table.leave(fd)
+        self.reactor.drop_messages(fd)  # none may follow; they are pending still
         self.reactor.send(
             fd,
             goaway(

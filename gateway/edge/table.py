@@ -46,6 +46,9 @@ class Table:
         """partition -> device indexes of open rows"""
         self.arriving: dict[int, dict[int, int]] = {}
         """partition -> device index -> descriptor, of rows whose registration is sent"""
+        self.fresh: dict[int, BitMap] = {}
+        """partition -> device indexes that got a new row, or lost messages, since deliveries last looked
+        (gateway.edge.delivery takes them out)"""
         self.connections = 0
         self.open_rows = 0
         self._last_generation = 0
@@ -75,11 +78,20 @@ class Table:
         partition, index = split_device_id(device)
         self.device[fd] = device
         self.arriving.setdefault(partition, {})[index] = fd
+        self.begin_anew(partition, index)
+
+    def begin_anew(self, partition: int, index: int) -> None:
+        """What the device got before does not count here: its messages begin anew."""
+        fresh = self.fresh.get(partition)
+        if fresh is None:
+            fresh = self.fresh[partition] = BitMap()
+        fresh.add(index)
 
     def open(self, fd: int, device: int, epoch: int) -> int | None:
         """The session is registered. Returns the descriptor of an older session of the device, if any."""
         partition, index = split_device_id(device)
-        self._leave_arriving(fd, partition, index)
+        if not self._leave_arriving(fd, partition, index):
+            self.begin_anew(partition, index)  # else it has begun, perhaps with early messages
         self.device[fd] = device
         self.epoch[fd] = epoch
         self.state[fd] = State.OPEN
@@ -146,9 +158,12 @@ class Table:
             self.here[partition].discard(index)
             self.open_rows -= 1
 
-    def _leave_arriving(self, fd: int, partition: int, index: int) -> None:
+    def _leave_arriving(self, fd: int, partition: int, index: int) -> bool:
+        """False if it was not among them."""
         arriving = self.arriving.get(partition)
-        if arriving is not None and arriving.get(index) == fd:
-            del arriving[index]
-            if not arriving:
-                del self.arriving[partition]
+        if arriving is None or arriving.get(index) != fd:
+            return False
+        del arriving[index]
+        if not arriving:
+            del self.arriving[partition]
+        return True

@@ -1,258 +1,243 @@
-"""`Store`: one connection to the store, pipelined, without hidden retries.
+"""`Store`: commands and functions, sent to the server that has their keys, never repeated by us.
 
-redis-py connects, authenticates and parses; the order of commands, time-outs and reconnecting are
-ours, because its client repeats a command whose reply was lost, which would append a record twice,
-and because its per-command cost (about 120 us) is three times that of a pipelined one.
+One server gets everything over one pipelined connection. Of a cluster each primary has a connection
+of its own (link.py, cluster.py). Where `replicas` says so, what is acknowledged to somebody counts
+only once so many replicas have it (shard.py).
 """
 
 import asyncio
-import math
 import random
-from collections import deque
-from collections.abc import Sequence
-from typing import Any, Final, Self
+from collections.abc import Callable, Sequence
+from typing import Final, Self
 
-import structlog
-from redis.asyncio.connection import Connection, UnixDomainSocketConnection, parse_url
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    ClusterDownError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-    TryAgainError,
-)
-
-from gateway.config_sources import shown
-from gateway.store.errors import Fenced, StoreError, StoreUnavailable
+from gateway.config_sources import ConfigError
+from gateway.store import cluster
+from gateway.store.cluster import Cluster, Servers, Single
+from gateway.store.dial import Address, Dial
+from gateway.store.errors import StoreError, StoreUnavailable
+from gateway.store.link import Argument, Command, Link, Primary, Reply, UnknownScript
 from gateway.store.scripts import script
+from gateway.store.shard import Request, Shard
+from gateway.store.slots import first_key
 
-_log = structlog.get_logger("columba.store")
+__all__ = ["Argument", "Primary", "Reply", "Store"]
 
-Argument = bytes | str | int
-Reply = Any
-"""What the store answered: bytes, int, None or a list of them."""
+_RETRY_MIN_S: Final = 0.05
+_RETRY_MAX_S: Final = 2.0
 
-_RECONNECT_MIN_S: Final = 0.05
-_RECONNECT_MAX_S: Final = 2.0
-_MAX_WAITING: Final = 50_000
-"""Commands without a reply on one connection; callers keep far below it by batching."""
+_UNREPLICATED: Final = frozenset(
+    (
+        # They read.
+        "known",
+        "lease_list",
+        # A renewal that a failover loses is made again before anybody may judge.
+        "lease_renew",
+        # A push that is spread twice arrives once.
+        "fanout_done",
+        # All that is written to a server reaches its replicas in one order: who has a snapshot has
+        # the log up to it, and who has not been told to trim has not trimmed.
+        "snapshot_aside",
+        "snapshot_chunk",
+        "snapshot_commit",
+    )
+)
 
 
 class Store:
-    """One pipelined connection; reconnects by itself with backoff.
+    """The store as one process sees it; made by `connect`. Connections come back by themselves.
 
-    `call` and `run` raise StoreUnavailable at once while there is no connection, and for commands
-    whose reply was lost: their outcome is unknown, repeat them under their seq.
+    `call`, `write` and `run` raise StoreUnavailable at once while there is no connection, and for
+    commands whose reply was lost: their outcome is unknown, repeat them under their seq.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = 5.0) -> None:
+    def __init__(self, url: str, dial: Dial, servers: Servers, replicas: int) -> None:
         self.url = url
-        self._shown = shown("store.url", url)
-        """Without the password, for errors."""
-        self._timeout_s = timeout_s
-        self._connection: Connection | UnixDomainSocketConnection | None = None
-        self._out: list[bytes] = []
-        self._wake = asyncio.Event()
-        self._waiting: deque[tuple[asyncio.Future[Reply], float]] = deque()
-        self._task: asyncio.Task[None] | None = None
-        self._up = asyncio.Event()
-        self._ever_up = asyncio.get_running_loop().create_future()
-        self.up_since: float | None = None
-        """Loop time since which this connection has stood; None while it is down."""
-        self.losses = 0
-        """Connections lost so far."""
+        self._dial = dial
+        self._servers = servers
+        self._replicas = replicas
+        # Where there is one server, most commands need no more than this.
+        self._only = servers.plain if isinstance(servers, Single) else None
+        self._readers: set[Link] = set()
 
     @classmethod
-    async def connect(cls, url: str, *, timeout_s: float = 5.0) -> Self:
-        """Connect once; StoreUnavailable if that fails."""
-        store = cls(url, timeout_s=timeout_s)
-        store._task = asyncio.create_task(store._keep())
+    async def connect(cls, url: str, *, timeout_s: float = 5.0, replicas: int = 0) -> Self:
+        """Connect once; StoreUnavailable if that fails. `replicas`: see config.Store."""
+        dial = Dial(url, timeout_s)
+        links = [Link(dial, seed) for seed in dial.seeds]
+        servers: Servers | None = None
         try:
             async with asyncio.timeout(timeout_s):
-                await asyncio.shield(store._ever_up)
+                servers = await _servers(dial, await _first_up(links), replicas)
         except (TimeoutError, StoreError) as error:
-            await store.close()
-            raise StoreUnavailable(
-                f"the store at {store._shown} does not answer: {error}"
-            ) from error
-        return store
+            why = next((link.failure for link in links if link.failure is not None), error)
+            raise StoreUnavailable(f"the store at {dial.shown} does not answer: {why}") from error
+        finally:
+            for link in links:
+                if not (isinstance(servers, Single) and servers.plain is link):
+                    await link.close()
+        return cls(url, dial, servers, replicas)
 
     @classmethod
-    async def connect_patiently(cls, url: str, *, timeout_s: float = 5.0) -> Self:
+    async def connect_patiently(
+        cls, url: str, *, timeout_s: float = 5.0, replicas: int = 0
+    ) -> Self:
         """As `connect`, again and again: the store may start after us."""
-        delay = _RECONNECT_MIN_S
+        delay = _RETRY_MIN_S
         while True:
             try:
-                return await cls.connect(url, timeout_s=timeout_s)
+                return await cls.connect(url, timeout_s=timeout_s, replicas=replicas)
             except StoreUnavailable:
                 await asyncio.sleep(delay * random.uniform(0.5, 1.0))
-                delay = min(delay * 2, _RECONNECT_MAX_S)
+                delay = min(delay * 2, _RETRY_MAX_S)
 
     async def another(self) -> "Store":
-        """A further connection to the same store, such as one for blocking reads (below timeout_s)."""
-        return await Store.connect(self.url, timeout_s=self._timeout_s)
+        """Further connections to the same store."""
+        return await Store.connect(
+            self.url, timeout_s=self._dial.timeout_s, replicas=self._replicas
+        )
+
+    async def close(self) -> None:
+        for link in list(self._readers):
+            await self.close_reader(link)
+        await self._servers.close()
+
+    # How it is.
+
+    @property
+    def is_cluster(self) -> bool:
+        return isinstance(self._servers, Cluster)
 
     @property
     def up(self) -> bool:
-        return self._up.is_set()
+        """Of a cluster: some part of it answers."""
+        return self._servers.up
 
-    async def wait_up(self) -> None:
-        await self._up.wait()
+    async def wait_up(self, key: str | None = None) -> None:
+        """Until it answers; of a cluster, who has `key`, or any of it."""
+        await self._servers.wait_up(None if key is None else self._servers.slot_of(key))
+
+    @property
+    def up_since(self) -> float | None:
+        """Loop time since which nothing of it was lost; None while it is down."""
+        return self._servers.up_since
+
+    @property
+    def losses(self) -> int:
+        """Breaks so far: connections lost, and slots that have another primary than before."""
+        return self._servers.losses
+
+    async def identify(self, key: str) -> Primary | None:
+        """Who has `key`, asked now; None if it does not say. Raises StoreUnavailable."""
+        return await self.shard(self._servers.slot_of(key)).identify()
+
+    # Commands.
 
     def call(self, *command: Argument) -> asyncio.Future[Reply]:
         """Send a command at the end of this turn of the loop; the future is its reply."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Reply] = loop.create_future()
-        connection = self._connection
-        if connection is None or not self._up.is_set():
-            future.set_exception(StoreUnavailable(f"no connection to the store at {self._shown}"))
-            return future
-        if len(self._waiting) >= _MAX_WAITING:
-            future.set_exception(StoreUnavailable("too many commands wait for the store"))
-            return future
-        self._out.extend(connection.pack_command(*command))
-        self._waiting.append((future, loop.time()))
-        self._wake.set()
-        return future
+        if self._only is not None:
+            return self._only.send(command)
+        return self._send(command, first_key(command))
 
-    async def run(self, name: str, keys: Sequence[str], args: Sequence[Argument]) -> Reply:
-        """Call a script of `scripts/`. Raises Fenced, StoreUnavailable or StoreError."""
+    def write(self, *command: Argument) -> asyncio.Future[Reply]:
+        """As `call`, for what is acknowledged to somebody: it counts once the replicas have it."""
+        return self._send(command, first_key(command), replicated=True)
+
+    async def run(
+        self,
+        name: str,
+        keys: Sequence[str],
+        args: Sequence[Argument],
+        *,
+        on: Primary | None = None,
+    ) -> Reply:
+        """Call a script of `scripts/`. Raises Fenced, StoreUnavailable or StoreError.
+
+        `on`: Fenced, and nothing done, if another one than this has the keys now.
+        """
         function = script(name)
+        replicated = self._replicas > 0 and name not in _UNREPLICATED
+        numbered = (len(keys), *keys, *args)
         try:
-            return await self.call("EVALSHA", function.sha, len(keys), *keys, *args)
+            command = ("EVALSHA", function.sha, *numbered)
+            return await self._send(command, keys[0], replicated=replicated, on=on)
         except UnknownScript:
             pass
-        # The store has forgotten it (restart, another primary): EVAL loads it by the way.
-        return await self.call("EVAL", function.source, len(keys), *keys, *args)
+        # The server has forgotten it (restart, another primary): EVAL loads it by the way.
+        command = ("EVAL", function.source, *numbered)
+        return await self._send(command, keys[0], replicated=replicated, on=on)
 
-    async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
-        if not self._ever_up.done():
-            self._ever_up.cancel()
-        await self._drop(StoreUnavailable("the connection to the store was closed"))
+    async def each(self, *command: Argument) -> list[tuple[Address, Reply]]:
+        """Ask every primary. Raises StoreUnavailable."""
+        links = [shard.plain for shard in self._servers.primaries()]
+        replies = await asyncio.gather(*(link.send(command) for link in links))
+        return [(link.address, reply) for link, reply in zip(links, replies, strict=True)]
 
-    async def _keep(self) -> None:
-        """Connect, serve until the connection is lost, connect again."""
-        delay = _RECONNECT_MIN_S
-        while True:
-            error: StoreError
-            try:
-                await self._open()
-                delay = _RECONNECT_MIN_S
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._write())
-                    group.create_task(self._read())
-                    group.create_task(self._watch())
-                continue
-            except* AuthenticationError as failure:
-                error = StoreError(f"the store refused our credentials: {failure.exceptions[0]}")
-                if not self._ever_up.done():
-                    self._ever_up.set_exception(error)
-            except* (RedisError, OSError, StoreUnavailable) as failure:
-                error = StoreUnavailable(
-                    f"lost the store at {self._shown}: {failure.exceptions[0]}"
-                )
-            # A defect, ours or the library's, must not end the connection's keeper unheard.
-            except* Exception as failure:
-                _log.exception("store connection failed")
-                error = StoreUnavailable(f"store connection failed: {failure.exceptions[0]!r}")
-            await self._drop(error)
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
-            delay = min(delay * 2, _RECONNECT_MAX_S)
+    def _send(
+        self,
+        command: Command,
+        key: str | None,
+        *,
+        replicated: bool = False,
+        on: Primary | None = None,
+    ) -> asyncio.Future[Reply]:
+        if self._only is not None and on is None and not (replicated and self._replicas):
+            return self._only.send(command)
+        slot = 0 if key is None else self._servers.slot_of(key)
+        request = Request(command, slot, replicated=replicated, on=on)
+        if key is None:
+            request.fail(StoreError(f"{command[0]!r} names no key: which server is it for?"))
+        else:
+            self._servers.send(request)
+        return request.future
 
-    async def _open(self) -> None:
-        options: dict[str, Any] = dict(parse_url(self.url))
-        kind: Any = options.pop("connection_class", Connection)
-        connection = kind(
-            **options,
-            retry=Retry(NoBackoff(), 0),
-            socket_timeout=None,
-            socket_connect_timeout=self._timeout_s,
-            protocol=2,
-            driver_info=None,
+    # For blocking reads (log.py), which need connections of their own.
+
+    @property
+    def timeout_s(self) -> float:
+        return self._dial.timeout_s
+
+    @property
+    def servers(self) -> Servers:
+        return self._servers
+
+    def shard(self, slot: int) -> Shard:
+        """Who has the slot. Raises StoreUnavailable if nobody has."""
+        shard = self._servers.shard_of(slot)
+        if shard is None:
+            raise StoreUnavailable(f"no server of the cluster has slot {slot}")
+        return shard
+
+    def open_reader(self, address: Address, changed: Callable[[], None]) -> Link:
+        """A link of the caller's own; closed with the store, if not before."""
+        link = Link(self._dial, address, changed)
+        self._readers.add(link)
+        return link
+
+    async def close_reader(self, link: Link) -> None:
+        self._readers.discard(link)
+        await link.close()
+
+
+async def _first_up(links: Sequence[Link]) -> Link:
+    """Raises StoreError if the credentials are refused."""
+    tasks = [asyncio.create_task(link.settled.wait()) for link in links]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+    settled = [link for link in links if link.settled.is_set()]
+    for link in settled:
+        if link.up:
+            return link
+    raise settled[0].failure or StoreUnavailable("the connection was lost at once")
+
+
+async def _servers(dial: Dial, first: Link, replicas: int) -> Servers:
+    if first.in_cluster:
+        return Cluster(dial, await cluster.view_from(first), replicas)
+    if len(dial.seeds) > 1:
+        raise ConfigError(
+            f"store.url {dial.shown} names several servers, and {first.address} is in no cluster"
         )
-        await connection.connect()
-        self._connection = connection
-        self._up.set()
-        self.up_since = asyncio.get_running_loop().time()
-        if not self._ever_up.done():
-            self._ever_up.set_result(None)
-
-    async def _write(self) -> None:
-        connection = self._connection
-        assert connection is not None
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            chunks, self._out = self._out, []
-            await connection.send_packed_command(chunks, check_health=False)
-
-    async def _read(self) -> None:
-        connection = self._connection
-        assert connection is not None
-        while True:
-            try:
-                reply = await connection.read_response(timeout=math.inf, disable_decoding=True)
-            except ResponseError as refusal:
-                reply = _mapped(refusal)
-            if not self._waiting:
-                # As Redis in protected mode does: refused at connect, before any command.
-                raise StoreUnavailable(f"the store said, unasked: {reply}")
-            future, _ = self._waiting.popleft()
-            if future.done():
-                continue
-            if isinstance(reply, Exception):
-                future.set_exception(reply)
-            else:
-                future.set_result(reply)
-
-    async def _watch(self) -> None:
-        """Give the connection up when its oldest command has had no reply for timeout_s."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(self._timeout_s / 4)
-            if self._waiting and loop.time() - self._waiting[0][1] > self._timeout_s:
-                raise StoreUnavailable(f"no reply within {self._timeout_s:g} s")
-
-    async def _drop(self, error: StoreError) -> None:
-        connection, self._connection = self._connection, None
-        if self.up_since is not None:
-            self.losses += 1
-        self._up.clear()
-        self.up_since = None
-        self._out.clear()
-        while self._waiting:
-            future, _ = self._waiting.popleft()
-            if not future.done():
-                future.set_exception(error)
-                # Some callers have gone; an unread exception is no news to anybody.
-                future.exception()
-        if connection is not None:
-            await connection.disconnect(nowait=True)
-
-
-class UnknownScript(StoreError):
-    """EVALSHA of a script that this server has not seen; answered within `run`."""
-
-
-_MENDED_BY_TIME: Final = (ReadOnlyError, OutOfMemoryError, ClusterDownError, TryAgainError)
-
-
-def _mapped(refusal: ResponseError) -> StoreError:
-    text = str(refusal)
-    if text.startswith("FENCED"):
-        return Fenced(text)
-    if isinstance(refusal, NoScriptError):
-        return UnknownScript(text)
-    # Refusals that time or an operator mends; the command was not executed.
-    if isinstance(refusal, _MENDED_BY_TIME) or text.startswith(("BUSY", "MISCONF")):
-        return StoreUnavailable(text)
-    return StoreError(text)
+    return Single(dial, first, replicas)

@@ -2,13 +2,24 @@
 
 from typing import Final
 
+import structlog
+
 from gateway.config import Config
 from gateway.store import keys
 from gateway.store.client import Store
 from gateway.store.errors import StoreError, StoreUnavailable
 
+_log = structlog.get_logger("columba.store")
+
 _SCHEMA: Final = 1
 """Of keys and records; a later build that changes them refuses, or migrates, an older store."""
+
+
+_DURABLE: Final = (
+    ("aof_enabled", "1", "start it with `appendonly yes`"),
+    ("maxmemory_policy", "noeviction", "start it with `maxmemory-policy noeviction`"),
+)
+"""Field of INFO, what it must say, what to do otherwise."""
 
 
 class DeploymentError(Exception):
@@ -20,9 +31,13 @@ async def establish(store: Store, config: Config) -> None:
     try:
         if not config.store.insecure_durability:
             await _check_durability(store)
+        if store.is_cluster and not config.store.replicas:
+            _log.warning(
+                "a failover may lose what was acknowledged just before: store.replicas is 0"
+            )
         wanted = {"partitions": config.service.partitions, "schema": _SCHEMA}
         for field, value in wanted.items():
-            await store.call("HSETNX", keys.DEPLOYMENT, field, value)
+            await store.write("HSETNX", keys.DEPLOYMENT, field, value)
             found = int(await store.call("HGET", keys.DEPLOYMENT, field))
             if found != value:
                 raise DeploymentError(
@@ -36,22 +51,13 @@ async def establish(store: Store, config: Config) -> None:
 
 
 async def _check_durability(store: Store) -> None:
-    for info_field, good, advice in (
-        ("aof_enabled", "1", "start it with `appendonly yes`"),
-        ("maxmemory_policy", "noeviction", "start it with `maxmemory-policy noeviction`"),
-    ):
-        found = await _info(store, info_field)
-        if found != good:
-            raise DeploymentError(
-                f"the store would lose messages ({info_field} is {found}): {advice}, "
-                "or set store.insecure_durability"
-            )
-
-
-async def _info(store: Store, field: str) -> str:
-    text = (await store.call("INFO", "everything")).decode()
-    for line in text.splitlines():
-        name, _, value = line.partition(":")
-        if name == field:
-            return str(value)
-    return "unknown"
+    """Every primary; of what a replica will do when it is one, its own start has to take care."""
+    for address, info in await store.each("INFO", "everything"):
+        said = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
+        for field, good, advice in _DURABLE:
+            found = said.get(field, "unknown")
+            if found != good:
+                raise DeploymentError(
+                    f"the store would lose messages ({field} is {found} at {address}): {advice}, "
+                    "or set store.insecure_durability"
+                )

@@ -19,3 +19,7 @@ class ProducerFull(StoreError):
 
 class Trimmed(StoreError):
     """A reader's position lies before what the log still holds: load the snapshot again."""
+
+
+class Replaced(StoreError):
+    """Another server has a partition than the one its state is from: load the partition again."""

@@ -40,6 +40,8 @@ The deployment's keys
     {apps}           hash   app id -> JSON {number, access_key, api_keys: [SHA-256, ...]}.
     {apps}:number    string counter of app numbers.
     {apps}:segments:{n}  hash  of app n: segment name -> JSON form of an audience.
+    {apps}:quota:{n}:{day}   string   pushes given out to app n's API processes; gone after two days.
+    {apps}:recalls   zset   "app-number push-id", scored by the ms after which it no longer matters.
     {deployment}     hash   partitions, schema: fixed by the first start.
 """
 
@@ -50,11 +52,16 @@ LEASE_INFO = "{leases}:info"
 LEASE_START = "{leases}:start"
 APPS = "{apps}"
 APP_NUMBER = "{apps}:number"
+RECALLS = "{apps}:recalls"
 DEPLOYMENT = "{deployment}"
 
 
 def segments(app: int) -> str:
     return f"{APPS}:segments:{app}"
+
+
+def quota(app: int, day: int) -> str:
+    return f"{APPS}:quota:{app}:{day}"
 
 
 def log(p: int) -> str:

@@ -108,7 +108,7 @@ class Lease:
                 return await self.renew()
             except StoreUnavailable:
                 await asyncio.sleep(_RETRY_S)
-                await self._store.wait_up()
+                await self._store.wait_up(keys.LEASES)
 
     async def end(self) -> None:
         """Leave: others need not wait for the lease to run out."""

@@ -8,15 +8,23 @@ had been executed (scripts/lib_admit.lua).
 import asyncio
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, Generic, NamedTuple, TypeVar
 
 import structlog
 
 from gateway.store import keys
-from gateway.store.client import Reply, Store
-from gateway.store.errors import Fenced, ProducerFull, StoreError, StoreUnavailable, Trimmed
+from gateway.store.client import Primary, Store
+from gateway.store.errors import (
+    Fenced,
+    ProducerFull,
+    Replaced,
+    StoreError,
+    StoreUnavailable,
+    Trimmed,
+)
 from gateway.store.leases import Identity
+from gateway.store.tap import Tap, Taps
 
 _log = structlog.get_logger("columba.store")
 
@@ -257,7 +265,7 @@ class Producer(Generic[Item, Result]):
                 self.retries_total += 1
                 await asyncio.sleep(delay * random.uniform(0.5, 1.0))
                 delay = min(delay * 2, _RETRY_MAX_S)
-                await self._store.wait_up()
+                await self._store.wait_up(keys.log(p))
 
 
 async def append(
@@ -288,48 +296,84 @@ def position_key(position: str) -> tuple[int, int]:
 
 
 class LogReader:
-    """Reads the logs of several partitions in order, over a blocking connection of its own."""
+    """Reads the logs of several partitions in order, over blocking connections of its own.
+
+    One server is asked for all of them at once; of a cluster, each slot's server has a connection,
+    since a command may name keys of one slot only.
+    """
 
     def __init__(self, store: Store, *, count: int = 256, block_ms: int = 1000) -> None:
-        self._store = store
-        self._count = count
-        self._block_ms = block_ms
+        # Less than what makes a link give its connection up.
+        self._block_ms = min(block_ms, int(store.timeout_s * 500))
+        self._taps = Taps(store, count, self._block_ms)
         self.cursors: dict[int, str] = {}
         """Position up to which each partition has been read."""
+        self._primaries: dict[int, tuple[Primary, float]] = {}
+        """Whose log each of them is, and since when that is known (loop time); where it is not,
+        anybody's will do."""
+
+    def follow(self, p: int, position: str, primary: Primary | None = None) -> None:
+        """Read a partition from here on, at once; only from `primary`, if that is given."""
+        self.cursors[p] = position
+        self._primaries.pop(p, None)
+        if primary is not None:
+            self._primaries[p] = primary, asyncio.get_running_loop().time()
+        self._taps.read_at_once(p)
 
     async def read(self) -> list[Entry]:
-        """The next entries, in log order within a partition; none after block_ms.
+        """The next entries, in log order within a partition; none after block_ms, or earlier.
 
         Raises Trimmed (with the partition as argument) when entries that were not read have been
-        trimmed away: XREAD itself returns the next entry and says nothing.
+        trimmed away: XREAD itself returns the next entry and says nothing. Raises Replaced (the
+        same) when another server has the partition now: ids of the one before mean nothing there.
         """
-        partitions = list(self.cursors)
-        if not partitions:
-            await asyncio.sleep(self._block_ms / 1000)
-            return []
-        asked = dict(self.cursors)
-        reading = self._store.call(
-            "XREAD", "COUNT", self._count, "BLOCK", self._block_ms, "STREAMS",
-            *[keys.log(p) for p in partitions],
-            *[asked[p] for p in partitions],
-        )  # fmt: skip
-        checking = self._store.call("MGET", *[keys.trimmed(p) for p in partitions])
-        reply, trimmed = await asyncio.gather(reading, checking)
-        for p, position in zip(partitions, trimmed, strict=True):
-            if position and position_key(position.decode()) > position_key(asked[p]):
-                raise Trimmed(p)
-        return self._entries(reply, asked)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._block_ms / 1000
+        while True:
+            while self._taps.ended:
+                entries = self._taken(self._taps.ended.popleft())
+                if entries is not None:
+                    return entries
+            under_way = self._taps.tend(self.cursors, self._not_of)
+            if not under_way and loop.time() >= end:
+                return []
+            await self._taps.wait()
 
-    def _entries(self, reply: Reply, asked: dict[int, str]) -> list[Entry]:
+    async def close(self) -> None:
+        await self._taps.close()
+
+    def _taken(self, tap: Tap) -> list[Entry] | None:
+        """None if that has to be asked again, of the same server or another one."""
+        try:
+            reply, trimmed = tap.taken()
+        except StoreUnavailable:
+            tap.rest()
+            return None
+        # The others were given up, or rewound, while they were read.
+        current = {p for p, position in tap.asked.items() if self.cursors.get(p) == position}
+        for p in self._not_of(tap.primary, current):
+            _, known_since = self._primaries[p]
+            if tap.said_at > known_since:
+                raise Replaced(p)
+            # A server may have given its history another name since we connected.
+            self._taps.drop(tap)
+            return None
+        for p, position in zip(tap.asked, trimmed, strict=True):
+            behind = position and position_key(position.decode()) > position_key(tap.asked[p])
+            if behind and p in current:
+                raise Trimmed(p)
         entries = []
         for name, rows in reply or ():
             p = int(name[1 : name.index(b"}")])
-            if self.cursors.get(p) != asked[p]:
-                continue  # given up, or rewound, while we were reading
-            for raw_id, fields in rows:
-                entries.append(Entry(p, raw_id.decode(), fields[1]))
-            self.cursors[p] = entries[-1].position
+            if p in current:
+                entries += [Entry(p, raw_id.decode(), fields[1]) for raw_id, fields in rows]
+                self.cursors[p] = entries[-1].position
         return entries
+
+    def _not_of(self, primary: Primary | None, partitions: Iterable[int]) -> list[int]:
+        """Those of them that are to be read from another one than this."""
+        known = self._primaries
+        return [p for p in partitions if p in known and known[p][0] != primary]
 
 
 async def length(store: Store, p: int) -> int:

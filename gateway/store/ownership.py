@@ -5,15 +5,22 @@ from typing import Final
 
 from gateway.store import keys
 from gateway.store.client import Store
+from gateway.store.fence import Fence, giver
 from gateway.store.leases import Identity
 
 _SWEEP: Final = 500
 """Session entries removed in one call: bounds how long the store is busy with it."""
 
 
-async def take_fence(store: Store, p: int, node: int, start: int) -> int:
-    """Become the owner; any older owner's writes are refused from now on."""
-    return int(await store.run("fence_take", [keys.owner(p)], [node, start]))
+async def take_fence(store: Store, p: int, node: int, start: int) -> Fence:
+    """Become the owner; any older owner's writes are refused from now on.
+
+    Raises StoreUnavailable, and Fenced when the partition gets another server meanwhile.
+    """
+    # Asked each time: a server may give its history another name without having changed it.
+    primary = await store.identify(keys.owner(p))
+    number = await store.run("fence_take", [keys.owner(p)], [node, start], on=primary)
+    return Fence(number, primary)
 
 
 async def fence_of(store: Store, p: int) -> int:
@@ -41,7 +48,8 @@ async def declare_edge_down(
         await store.run(
             "edge_down",
             [keys.log(p), keys.producers(p), keys.owner(p)],
-            [edge, start, record, fence],
+            [edge, start, record, int(fence)],
+            on=giver(fence),
         )
     )
 
@@ -53,7 +61,8 @@ async def append_as_owner(
     await store.run(
         "owner_append",
         [keys.log(p), keys.producers(p), keys.owner(p)],
-        [identity.number, "o", identity.start, seq, record, fence],
+        [identity.number, "o", identity.start, seq, record, int(fence)],
+        on=giver(fence),
     )
 
 
@@ -103,5 +112,6 @@ async def sweep_sessions(
         await store.run(
             "sessions_sweep",
             [keys.sessions(p), keys.owner(p)],
-            [fence, edge, start, *indexes[at : at + _SWEEP]],
+            [int(fence), edge, start, *indexes[at : at + _SWEEP]],
+            on=giver(fence),
         )

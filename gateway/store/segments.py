@@ -46,11 +46,11 @@ class Segments:
 
     async def save(self, app: int, name: str, tree: Audience) -> None:
         """In place of what stands under the name."""
-        await self._store.call("HSET", keys.segments(app), name, json.dumps(to_json(tree)))
+        await self._store.write("HSET", keys.segments(app), name, json.dumps(to_json(tree)))
 
     async def delete(self, app: int, name: str) -> bool:
         """False if there was none."""
-        return bool(await self._store.call("HDEL", keys.segments(app), name))
+        return bool(await self._store.write("HDEL", keys.segments(app), name))
 
 
 def _decoded(raw: bytes, name: str) -> Audience:

@@ -20,6 +20,7 @@ from gateway.slices import Slices
 from gateway.store import keys
 from gateway.store.client import Store
 from gateway.store.errors import StoreError
+from gateway.store.fence import giver
 
 _log = structlog.get_logger("columba.store")
 
@@ -120,7 +121,8 @@ class Snapshots:
 
     async def _set_aside(self, key: str, reason: str) -> None:
         kept_as = keys.corrupt_manifest(self._p)
-        await self._store.run("snapshot_aside", [key, kept_as, keys.owner(self._p)], [self._fence])
+        touched = [key, kept_as, keys.owner(self._p)]
+        await self._store.run("snapshot_aside", touched, [int(self._fence)], on=giver(self._fence))
         _log.error("snapshot set aside", partition=self._p, reason=reason, kept_as=kept_as)
 
     async def write(
@@ -165,11 +167,12 @@ class Snapshots:
                 keys.owner(self._p),
             ],
             [
-                self._fence,
+                int(self._fence),
                 text,
                 self._text if current is not None else b"",
                 current.position if current is not None else "0-0",
             ],
+            on=giver(self._fence),
         )
         left, self._previous = self._previous, current
         self._manifest, self._text = manifest, text
@@ -190,7 +193,8 @@ class Snapshots:
                 await self._store.run(
                     "snapshot_drop",
                     [keys.chunks(self._p), keys.owner(self._p)],
-                    [self._fence, *some],
+                    [int(self._fence), *some],
+                    on=giver(self._fence),
                 )
             except StoreError:
                 return  # after the next one, or our heir finds them
@@ -272,7 +276,9 @@ class _Chunks:
             return
         call, self._waiting, self._size = self._waiting, [], 0
         began = time.monotonic()
-        await self._store.run("snapshot_chunk", self._keys, [self._fence, *call])
+        await self._store.run(
+            "snapshot_chunk", self._keys, [int(self._fence), *call], on=giver(self._fence)
+        )
         # Paced: the store is at most half of the time busy with us.
         await asyncio.sleep(time.monotonic() - began)
 

@@ -29,7 +29,9 @@ class StoreSide:
     @classmethod
     async def open(cls, config: Config) -> Self:
         """Connect, and check or found the deployment. Raises StoreUnavailable, DeploymentError."""
-        store = await Store.connect(config.store.url, timeout_s=config.store.timeout_s)
+        store = await Store.connect(
+            config.store.url, timeout_s=config.store.timeout_s, replicas=config.store.replicas
+        )
         try:
             await establish(store, config)
         except BaseException:

@@ -7,16 +7,27 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Priority(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    NORMAL: _ClassVar[Priority]
+    HIGH: _ClassVar[Priority]
+    LOW: _ClassVar[Priority]
+
 class Action(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     NO_ACTION: _ClassVar[Action]
     PAUSE: _ClassVar[Action]
     RESUME: _ClassVar[Action]
     STOP: _ClassVar[Action]
+    RECALL: _ClassVar[Action]
+NORMAL: Priority
+HIGH: Priority
+LOW: Priority
 NO_ACTION: Action
 PAUSE: Action
 RESUME: Action
 STOP: Action
+RECALL: Action
 
 class Record(_message.Message):
     __slots__ = ("sessions", "receipts", "profiles", "pushes", "edges_down", "due", "taggings", "controls", "accounts", "holders")
@@ -77,7 +88,7 @@ class Profile(_message.Message):
     def __init__(self, index: _Optional[int] = ..., change: _Optional[int] = ..., tags: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Push(_message.Message):
-    __slots__ = ("push_id", "app", "ttl_s", "audience", "accepted_ms", "home", "content", "index", "holdout", "speed")
+    __slots__ = ("push_id", "app", "ttl_s", "audience", "accepted_ms", "home", "content", "index", "holdout", "speed", "priority", "collapse_key", "inbox_cap")
     PUSH_ID_FIELD_NUMBER: _ClassVar[int]
     APP_FIELD_NUMBER: _ClassVar[int]
     TTL_S_FIELD_NUMBER: _ClassVar[int]
@@ -88,6 +99,9 @@ class Push(_message.Message):
     INDEX_FIELD_NUMBER: _ClassVar[int]
     HOLDOUT_FIELD_NUMBER: _ClassVar[int]
     SPEED_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    COLLAPSE_KEY_FIELD_NUMBER: _ClassVar[int]
+    INBOX_CAP_FIELD_NUMBER: _ClassVar[int]
     push_id: int
     app: int
     ttl_s: int
@@ -98,7 +112,10 @@ class Push(_message.Message):
     index: _containers.RepeatedScalarFieldContainer[int]
     holdout: float
     speed: int
-    def __init__(self, push_id: _Optional[int] = ..., app: _Optional[int] = ..., ttl_s: _Optional[int] = ..., audience: _Optional[bytes] = ..., accepted_ms: _Optional[int] = ..., home: _Optional[int] = ..., content: _Optional[bytes] = ..., index: _Optional[_Iterable[int]] = ..., holdout: _Optional[float] = ..., speed: _Optional[int] = ...) -> None: ...
+    priority: Priority
+    collapse_key: str
+    inbox_cap: int
+    def __init__(self, push_id: _Optional[int] = ..., app: _Optional[int] = ..., ttl_s: _Optional[int] = ..., audience: _Optional[bytes] = ..., accepted_ms: _Optional[int] = ..., home: _Optional[int] = ..., content: _Optional[bytes] = ..., index: _Optional[_Iterable[int]] = ..., holdout: _Optional[float] = ..., speed: _Optional[int] = ..., priority: _Optional[_Union[Priority, str]] = ..., collapse_key: _Optional[str] = ..., inbox_cap: _Optional[int] = ...) -> None: ...
 
 class Control(_message.Message):
     __slots__ = ("push_id", "app", "action", "until_ms")
@@ -171,7 +188,7 @@ class Due(_message.Message):
     def __init__(self, expired: _Optional[_Iterable[int]] = ..., forgotten: _Optional[_Iterable[int]] = ..., shrunk: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class CampaignState(_message.Message):
-    __slots__ = ("push_id", "app", "ttl_s", "accepted_ms", "home", "in_record", "order", "targeted", "marks", "counts", "held_out", "speed")
+    __slots__ = ("push_id", "app", "ttl_s", "accepted_ms", "home", "in_record", "order", "targeted", "marks", "counts", "held_out", "speed", "priority", "collapse_key")
     class MarksEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -198,6 +215,8 @@ class CampaignState(_message.Message):
     COUNTS_FIELD_NUMBER: _ClassVar[int]
     HELD_OUT_FIELD_NUMBER: _ClassVar[int]
     SPEED_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    COLLAPSE_KEY_FIELD_NUMBER: _ClassVar[int]
     push_id: int
     app: int
     ttl_s: int
@@ -210,10 +229,12 @@ class CampaignState(_message.Message):
     counts: _containers.ScalarMap[str, int]
     held_out: bytes
     speed: int
-    def __init__(self, push_id: _Optional[int] = ..., app: _Optional[int] = ..., ttl_s: _Optional[int] = ..., accepted_ms: _Optional[int] = ..., home: _Optional[int] = ..., in_record: bool = ..., order: _Optional[int] = ..., targeted: _Optional[bytes] = ..., marks: _Optional[_Mapping[int, bytes]] = ..., counts: _Optional[_Mapping[str, int]] = ..., held_out: _Optional[bytes] = ..., speed: _Optional[int] = ...) -> None: ...
+    priority: int
+    collapse_key: str
+    def __init__(self, push_id: _Optional[int] = ..., app: _Optional[int] = ..., ttl_s: _Optional[int] = ..., accepted_ms: _Optional[int] = ..., home: _Optional[int] = ..., in_record: bool = ..., order: _Optional[int] = ..., targeted: _Optional[bytes] = ..., marks: _Optional[_Mapping[int, bytes]] = ..., counts: _Optional[_Mapping[str, int]] = ..., held_out: _Optional[bytes] = ..., speed: _Optional[int] = ..., priority: _Optional[int] = ..., collapse_key: _Optional[str] = ...) -> None: ...
 
 class SingleStates(_message.Message):
-    __slots__ = ("push_id", "app", "ttl_s", "accepted_ms", "order", "index", "marks")
+    __slots__ = ("push_id", "app", "ttl_s", "accepted_ms", "order", "index", "marks", "priority", "collapse_key")
     PUSH_ID_FIELD_NUMBER: _ClassVar[int]
     APP_FIELD_NUMBER: _ClassVar[int]
     TTL_S_FIELD_NUMBER: _ClassVar[int]
@@ -221,6 +242,8 @@ class SingleStates(_message.Message):
     ORDER_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     MARKS_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    COLLAPSE_KEY_FIELD_NUMBER: _ClassVar[int]
     push_id: _containers.RepeatedScalarFieldContainer[int]
     app: _containers.RepeatedScalarFieldContainer[int]
     ttl_s: _containers.RepeatedScalarFieldContainer[int]
@@ -228,4 +251,6 @@ class SingleStates(_message.Message):
     order: _containers.RepeatedScalarFieldContainer[int]
     index: _containers.RepeatedScalarFieldContainer[int]
     marks: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, push_id: _Optional[_Iterable[int]] = ..., app: _Optional[_Iterable[int]] = ..., ttl_s: _Optional[_Iterable[int]] = ..., accepted_ms: _Optional[_Iterable[int]] = ..., order: _Optional[_Iterable[int]] = ..., index: _Optional[_Iterable[int]] = ..., marks: _Optional[_Iterable[int]] = ...) -> None: ...
+    priority: _containers.RepeatedScalarFieldContainer[int]
+    collapse_key: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, push_id: _Optional[_Iterable[int]] = ..., app: _Optional[_Iterable[int]] = ..., ttl_s: _Optional[_Iterable[int]] = ..., accepted_ms: _Optional[_Iterable[int]] = ..., order: _Optional[_Iterable[int]] = ..., index: _Optional[_Iterable[int]] = ..., marks: _Optional[_Iterable[int]] = ..., priority: _Optional[_Iterable[int]] = ..., collapse_key: _Optional[_Iterable[str]] = ...) -> None: ...

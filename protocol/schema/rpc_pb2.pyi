@@ -7,24 +7,30 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Deliver(_message.Message):
-    __slots__ = ("partition", "fence", "deliveries")
+    __slots__ = ("partition", "fence", "deliveries", "priority")
     PARTITION_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]
     DELIVERIES_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     partition: int
     fence: int
     deliveries: _containers.RepeatedCompositeFieldContainer[Delivery]
-    def __init__(self, partition: _Optional[int] = ..., fence: _Optional[int] = ..., deliveries: _Optional[_Iterable[_Union[Delivery, _Mapping]]] = ...) -> None: ...
+    priority: int
+    def __init__(self, partition: _Optional[int] = ..., fence: _Optional[int] = ..., deliveries: _Optional[_Iterable[_Union[Delivery, _Mapping]]] = ..., priority: _Optional[int] = ...) -> None: ...
 
 class Delivery(_message.Message):
-    __slots__ = ("frame", "index", "bitmap")
+    __slots__ = ("frame", "index", "bitmap", "push_id", "restart")
     FRAME_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     BITMAP_FIELD_NUMBER: _ClassVar[int]
+    PUSH_ID_FIELD_NUMBER: _ClassVar[int]
+    RESTART_FIELD_NUMBER: _ClassVar[int]
     frame: bytes
     index: _containers.RepeatedScalarFieldContainer[int]
     bitmap: bytes
-    def __init__(self, frame: _Optional[bytes] = ..., index: _Optional[_Iterable[int]] = ..., bitmap: _Optional[bytes] = ...) -> None: ...
+    push_id: int
+    restart: bool
+    def __init__(self, frame: _Optional[bytes] = ..., index: _Optional[_Iterable[int]] = ..., bitmap: _Optional[bytes] = ..., push_id: _Optional[int] = ..., restart: bool = ...) -> None: ...
 
 class Delivered(_message.Message):
     __slots__ = ("refused",)
@@ -41,6 +47,22 @@ class Refused(_message.Message):
     gone: _containers.RepeatedScalarFieldContainer[int]
     slow: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, delivery: _Optional[int] = ..., gone: _Optional[_Iterable[int]] = ..., slow: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Recalls(_message.Message):
+    __slots__ = ("pushes",)
+    PUSHES_FIELD_NUMBER: _ClassVar[int]
+    pushes: _containers.RepeatedCompositeFieldContainer[RecalledPush]
+    def __init__(self, pushes: _Optional[_Iterable[_Union[RecalledPush, _Mapping]]] = ...) -> None: ...
+
+class RecalledPush(_message.Message):
+    __slots__ = ("push_id", "app", "until_ms")
+    PUSH_ID_FIELD_NUMBER: _ClassVar[int]
+    APP_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_MS_FIELD_NUMBER: _ClassVar[int]
+    push_id: int
+    app: int
+    until_ms: int
+    def __init__(self, push_id: _Optional[int] = ..., app: _Optional[int] = ..., until_ms: _Optional[int] = ...) -> None: ...
 
 class Replaced(_message.Message):
     __slots__ = ("sessions",)
@@ -412,7 +434,7 @@ class Cut(_message.Message):
     def __init__(self, tag: _Optional[str] = ..., counts: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class PushRequest(_message.Message):
-    __slots__ = ("app", "audience", "devices", "content", "ttl_s", "idempotency_key", "holdout", "speed")
+    __slots__ = ("app", "audience", "devices", "content", "ttl_s", "idempotency_key", "holdout", "speed", "priority", "collapse_key")
     APP_FIELD_NUMBER: _ClassVar[int]
     AUDIENCE_FIELD_NUMBER: _ClassVar[int]
     DEVICES_FIELD_NUMBER: _ClassVar[int]
@@ -421,6 +443,8 @@ class PushRequest(_message.Message):
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     HOLDOUT_FIELD_NUMBER: _ClassVar[int]
     SPEED_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    COLLAPSE_KEY_FIELD_NUMBER: _ClassVar[int]
     app: str
     audience: bytes
     devices: _containers.RepeatedScalarFieldContainer[int]
@@ -429,7 +453,9 @@ class PushRequest(_message.Message):
     idempotency_key: str
     holdout: float
     speed: int
-    def __init__(self, app: _Optional[str] = ..., audience: _Optional[bytes] = ..., devices: _Optional[_Iterable[int]] = ..., content: _Optional[bytes] = ..., ttl_s: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., holdout: _Optional[float] = ..., speed: _Optional[int] = ...) -> None: ...
+    priority: int
+    collapse_key: str
+    def __init__(self, app: _Optional[str] = ..., audience: _Optional[bytes] = ..., devices: _Optional[_Iterable[int]] = ..., content: _Optional[bytes] = ..., ttl_s: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., holdout: _Optional[float] = ..., speed: _Optional[int] = ..., priority: _Optional[int] = ..., collapse_key: _Optional[str] = ...) -> None: ...
 
 class PushReply(_message.Message):
     __slots__ = ("push_id", "accepted", "unknown", "unknown_accounts")

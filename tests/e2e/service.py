@@ -11,8 +11,10 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 import redis.asyncio
+from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -128,9 +130,15 @@ class Service:
     @asynccontextmanager
     async def store(self) -> AsyncIterator[Any]:
         """A connection with redis-py's own calls."""
-        client = redis.asyncio.Redis.from_url(
-            self.ready["store"], retry=Retry(NoBackoff(), 0), socket_timeout=5
-        )
+        client: Any
+        if "," in self.ready["store"]:
+            servers = urlsplit(self.ready["store"]).netloc.split(",")
+            nodes = [ClusterNode(*server.split(":")) for server in servers]
+            client = redis.asyncio.RedisCluster(startup_nodes=nodes)
+        else:
+            client = redis.asyncio.Redis.from_url(
+                self.ready["store"], retry=Retry(NoBackoff(), 0), socket_timeout=5
+            )
         try:
             yield client
         finally:

@@ -37,6 +37,7 @@ class Outage:
 
     async def push_on(self) -> None:
         """To everyone at once, again and again: an answer may take as long as the store does."""
+        self._go_on = True
         while self._go_on:
             await asyncio.gather(*(self.push(device) for device in self.accepted))
 
@@ -54,7 +55,7 @@ class Outage:
 
 
 @asynccontextmanager
-async def _outage(service: Service, tenant: Tenant, folder: Path) -> AsyncIterator[Outage]:
+async def outage_of(service: Service, tenant: Tenant, folder: Path) -> AsyncIterator[Outage]:
     """The block makes the outage. After it: answers were 202, or 503 with Retry-After; sessions
     stand; all that was accepted arrives; receipts of the meantime are acknowledged."""
     async with listening(tenant, service.devices, folder / "offline") as gone:
@@ -106,7 +107,7 @@ async def test_the_store_is_killed_again_and_again(
     service: Service, tenant: Tenant, tmp_path: Path
 ) -> None:
     service.log.expect("ended by itself, starting again", "the embedded store ended with signal")
-    async with _outage(service, tenant, tmp_path) as outage:
+    async with outage_of(service, tenant, tmp_path) as outage:
         pid = service.pid_of("store")
         async with outage.pushing():
             # The supervisor waits longer each time; together it is longer than a lease.
@@ -121,7 +122,7 @@ async def test_the_store_is_killed_again_and_again(
 async def test_the_store_stands_still(service: Service, tenant: Tenant, tmp_path: Path) -> None:
     """Longer than a lease and than the time-out of its clients: what they sent before they gave up
     is carried out later, and repeated by them; it counts once."""
-    async with _outage(service, tenant, tmp_path) as outage, outage.pushing():
+    async with outage_of(service, tenant, tmp_path) as outage, outage.pushing():
         with service.frozen(service.pid_of("store")):
             await _click_without_store(outage)
             await until(outage.refused, "pushes are refused")

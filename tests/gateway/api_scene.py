@@ -1,5 +1,6 @@
 """An API process over HTTP: a store, two apps, and a node that answers as a dispatch node would."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +9,10 @@ from typing import Any
 from gateway.api.errors import MEANINGS, Errno
 from gateway.metrics import encode_stats
 from gateway.rpc import Method, RpcError, RpcServer
+from gateway.store import keys
 from gateway.store.apps import Apps
+from gateway.store.client import Store
+from gateway.store.clock import StoreClock
 from gateway.store.leases import Lease
 from gateway.store.ownership import take_fence
 from protocol.ids import device_id, push_place
@@ -149,6 +153,40 @@ class Node:
         return self.devices.get(device, rpc_pb2.DeviceState()).SerializeToString()
 
 
+class Edge:
+    """Confirms recalls as an edge does, when it is let."""
+
+    def __init__(self, store: Store, address: str) -> None:
+        self._store = store
+        self._address = address
+        self.asked: list[rpc_pb2.RecalledPush] = []
+        self.known_before: list[bool] = []
+        """Had the store been told when the edge was asked?"""
+        self.answers = asyncio.Event()
+        self.answers.set()
+        self.server = RpcServer({Method.RECALLS: self.on_recalls}, SECRETS.rpc_secret)
+        self.lease: Lease
+
+    async def on_recalls(self, body: bytes) -> bytes:
+        for recall in rpc_pb2.Recalls.FromString(body).pushes:
+            self.asked.append(recall)
+            member = f"{recall.app} {recall.push_id}"
+            self.known_before.append(bool(await self._store.call("ZSCORE", keys.RECALLS, member)))
+        await self.answers.wait()
+        return b""
+
+    async def join(self, clock: StoreClock) -> None:
+        """Listens, and takes its lease."""
+        await self.server.start(self._address)
+        self.lease = await Lease.take(
+            self._store, clock, "edge", 3600.0, {"rpc": self.server.address}
+        )
+
+    async def leave(self) -> None:
+        await self.lease.end()
+        await self.server.stop()
+
+
 class Scene:
     """A stage with two apps, a few devices and a node."""
 
@@ -172,10 +210,11 @@ class Scene:
 
 
 @contextmanager
-def played(folder: Path) -> Iterator[Scene]:
-    """One scene in a folder."""
+def played(folder: Path, **api: Any) -> Iterator[Scene]:
+    """One scene in a folder. `api`: settings of the API process."""
     server = StoreServer(folder).start()
-    stage = Stage(config(folder, max_body=200_000, max_devices=100), server.url).start()
+    settings = {"max_body": 200_000, "max_devices": 100, **api}
+    stage = Stage(config(folder, **settings), server.url).start()
     node = Node()
     backend = stage.service.backend
     assert backend is not None

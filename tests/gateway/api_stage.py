@@ -234,11 +234,11 @@ def bearer(key: str) -> dict[str, str]:
 def config(
     folder: Path, *, partitions: int = PARTITIONS, lease_s: float = 5.0, **api: Any
 ) -> Config:
-    """Of a process on a free loopback port."""
+    """Of a process on a free loopback port. It is not patient, unless the test says so."""
     return Config(
         service=Service(data_dir=str(folder / "data"), partitions=partitions),
         store=StoreConfig(lease_s=lease_s, timeout_s=2.0),
-        api=msgspec.structs.replace(Api(listen="127.0.0.1:0"), **api),
+        api=msgspec.structs.replace(Api(listen="127.0.0.1:0", patience_s=0.0), **api),
     )
 
 

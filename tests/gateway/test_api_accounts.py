@@ -362,8 +362,10 @@ def test_pushes_that_wait_for_owners_are_bounded(scene: Scene) -> None:
 
 
 def test_what_was_remembered_of_owners_refuses_no_push(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch, scene: Scene
 ) -> None:
+    assert scene.stage.service.backend is not None
+    monkeypatch.setattr(scene.stage.service.backend.nodes, "_patience_s", 5.0)
     bind(scene, ("u1", ONE))
     refusals = [RpcError("not_owner", "another node has this partition")]
 

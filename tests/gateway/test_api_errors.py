@@ -4,15 +4,19 @@ import json
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gateway.api.errors import MEANINGS, ApiError, Errno
-from gateway.api.intake import Busy, IdempotencyConflict, Unavailable
+from gateway.api.intake import Busy, Exceeded, IdempotencyConflict, Unavailable
 from gateway.api.push_route import as_api_error
+from gateway.api.quota import DAY_MS, Excess
+from gateway.config import Config
 from gateway.metrics import HELP
 from gateway.store.errors import StoreUnavailable
 
-PAGE = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "http-api.md").read_text()
 
 
 def rows(first: str) -> list[list[str]]:
@@ -43,6 +47,18 @@ def test_the_page_repeats_the_metrics() -> None:
     assert told == HELP
 
 
+@pytest.mark.parametrize("page", ["http-api.md", "operations.md"])
+def test_the_settings_that_pages_name_are_there(page: str) -> None:
+    text = (DOCS / page).read_text()
+    named = set(re.findall(r"`((?:api|dispatch|edge|service|store)\.[a-z_]+)`", text))
+    there = {
+        f"{section.name}.{field.name}"
+        for section in msgspec.structs.fields(Config)
+        for field in msgspec.structs.fields(section.type)
+    }
+    assert len(named) >= 8 and named <= there
+
+
 @pytest.mark.parametrize("errno", Errno)
 def test_shape(errno: Errno) -> None:
     error = ApiError(errno, trace_id="t")
@@ -50,7 +66,7 @@ def test_shape(errno: Errno) -> None:
     assert body["code"] == errno // 100 and body["errno"] == errno and body["trace_id"] == "t"
     assert body["message"] == MEANINGS[errno].advice
     retry_ms = MEANINGS[errno].retry_ms
-    assert (errno // 100 == 503) == bool(retry_ms)
+    assert (errno // 100 in (429, 503)) == bool(retry_ms)
     if retry_ms:
         assert 0.6 * retry_ms <= body["retry"]["after_ms"] <= 1.4 * retry_ms
         assert error.headers() == {"retry-after": str(-(-body["retry"]["after_ms"] // 1000))}
@@ -58,6 +74,26 @@ def test_shape(errno: Errno) -> None:
 
 def test_those_refused_together_come_back_spread_out() -> None:
     assert len({ApiError(Errno.BUSY).retry_ms for _ in range(100)}) > 50
+
+
+def test_who_is_told_a_time_is_not_told_to_come_earlier() -> None:
+    short = [ApiError(Errno.APP_RATE, retry_ms=2000).retry_ms for _ in range(100)]
+    long = [ApiError(Errno.APP_QUOTA, retry_ms=DAY_MS).retry_ms for _ in range(100)]
+    assert min(short) >= 2000 and max(short) <= 2800 and len(set(short)) > 30
+    assert min(long) >= DAY_MS and max(long) <= DAY_MS + 60_000 and len(set(long)) > 50
+
+
+@pytest.mark.parametrize(
+    ("excess", "errno", "said"),
+    [
+        (Excess("rate", 100, 500), Errno.APP_RATE, "(100 pushes a second are allowed)"),
+        (Excess("day", 250, 90_000), Errno.APP_QUOTA, "(250 pushes a day are allowed)"),
+    ],
+)
+def test_what_who_pushes_too_much_is_told(excess: Excess, errno: Errno, said: str) -> None:
+    error = as_api_error(Exceeded(excess))
+    assert error.errno == errno and said in error.message and error.retry_ms >= excess.retry_ms
+    assert error.headers() == {"retry-after": str(-(-error.retry_ms // 1000))}
 
 
 def test_exceptions_become_answers() -> None:

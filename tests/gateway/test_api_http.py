@@ -467,7 +467,7 @@ def test_openapi_lists_all_routes_and_its_references_resolve(scene: Scene) -> No
         *(("/v1/apps/{app}/pushes/{push_id}:explain", verb) for verb in ("get", "post")),
         *(
             (f"/v1/apps/{{app}}/pushes/{{push_id}}:{v}", "post")
-            for v in ("pause", "resume", "stop")
+            for v in ("pause", "resume", "stop", "recall")
         ),
         *((f"/v1/apps/{{app}}/audience:{verb}", "post") for verb in ("count", "explain")),
         *((f"/v1/apps/{{app}}/tags:{verb}", "post") for verb in ("bind", "unbind")),
@@ -502,7 +502,7 @@ def test_the_examples_are_good_requests(scene: Scene) -> None:
     document = scene.stage.get("/openapi.json")[2]
     body = document["paths"]["/v1/apps/{app}/pushes"]["post"]["requestBody"]
     examples = body["content"]["application/json"]["examples"].values()
-    assert len(examples) == 5
+    assert len(examples) == 6
     for example in examples:
         assert scene.push({**example["value"], "validate_only": True})[0] == 200
 

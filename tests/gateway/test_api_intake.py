@@ -16,6 +16,7 @@ from gateway.api.seat import Seat
 from gateway.api.shape import Shape
 from gateway.config import Api
 from gateway.dispatch.fanouts import complete_overdue
+from gateway.lanes import HIGH
 from gateway.store import keys
 from gateway.store.apps import App
 from gateway.store.client import Store
@@ -488,16 +489,17 @@ async def all_alike(store: Store, push_ids: set[int]) -> None:
 
 
 async def test_a_dispatch_node_keeps_the_shape_of_a_push(server: StoreServer, store: Store) -> None:
-    shape = Shape(speed=500, holdout=0.1)
+    shape = Shape(500, 0.1, HIGH, "match")
     async with desk(server.url) as one:
         await fence_off(store, one.seat.number)
-        accepted = await one.intake.push(ALL._replace(options=shape.options()))
+        accepted = await one.intake.push(ALL._replace(options=shape.options(9)))
         await soon(lambda: one.seat.taken_total == 2)
         producer = (await one.seat.taken()).producer
         home = push_place(accepted.push_id).partition
         assert await complete_overdue(store, producer, home, FAR_MS) == 1
     for (push,) in (await all_pushes(store)).values():
-        assert (push.push_id, push.speed, push.holdout) == (accepted.push_id, *shape)
+        assert push.push_id == accepted.push_id and push.inbox_cap == 9
+        assert (push.speed, push.holdout, push.priority, push.collapse_key) == shape
 
 
 async def test_no_partition_of_a_fan_out_waits_for_another(

@@ -137,6 +137,8 @@ def test_order_of_devices_makes_no_other_body() -> None:
         {"ttl_s": 6},
         {"shape": Shape(speed=5)},
         {"shape": Shape(holdout=0.5)},
+        {"shape": Shape(priority=1)},
+        {"shape": Shape(collapse_key="a")},
     ],
     ids=lambda changed: next(iter(changed)),
 )
@@ -147,6 +149,12 @@ def test_every_part_makes_another_body(changed: dict[str, object]) -> None:
 def test_digests_that_stand_in_stores_stay_what_they_were() -> None:
     assert digest() == "8fef2c1526623171e4b0b7c9d0eca4f06a843920822c457b3ddec14e2a002277"
     assert digest(shape=Shape()) == digest()
+    for shape, was in (
+        (Shape(500, 0.1), "b95109009a94f3bae46a8d9bd2d6d3794a98b195dc6d08323b06ce4fc37d9490"),
+        (Shape(5), "0d072fd664aa640bab4c742e544fdec88f2520d15996905e3dc8a5b0bb72bd46"),
+        (Shape(0, 0.5), "c02783b68a662e69eddd3589f6c4f5b4db1c5c7899abb70324d01fa2d7ca4a03"),
+    ):
+        assert digest(shape=shape) == was
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """What a push request may say, and what it is told when it may not."""
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from gateway.api.audiences import encoded
 from gateway.api.errors import ApiError, Errno
 from gateway.api.push_body import Request, parse, parse_u64
+from gateway.api.shape import Shape
 from gateway.audience_text import parse_text
 from gateway.config import Api
 from gateway.store.apps import App
@@ -200,6 +203,31 @@ BAD: dict[str, tuple[Any, Errno, str]] = {
         Errno.FIELD,
         "`float`, got `str` - at `$.holdout`",
     ),
+    "another priority": (
+        {"audience": "all", "data": {"a": "b"}, "priority": "urgent"},
+        Errno.FIELD,
+        "- at `$.priority`",
+    ),
+    "priority as a number": (
+        {"audience": "all", "data": {"a": "b"}, "priority": 1},
+        Errno.FIELD,
+        "`str`, got `int` - at `$.priority`",
+    ),
+    "long collapse key": (
+        {"audience": "all", "data": {"a": "b"}, "collapse_key": "é" * 33},
+        Errno.SHAPE,
+        "takes 66 bytes in UTF-8: at most 64 are allowed - at `$.collapse_key`",
+    ),
+    "collapse key of another type": (
+        {"audience": "all", "data": {"a": "b"}, "collapse_key": 7},
+        Errno.FIELD,
+        "`str`, got `int` - at `$.collapse_key`",
+    ),
+    "speed with its place": (
+        {"audience": "all", "data": {"a": "b"}, "speed": 5, "ttl": 0},
+        Errno.SHAPE,
+        "it takes no speed - at `$.speed`",
+    ),
     "nobody named": (
         {"audience": {"devices": []}, "data": {"a": "b"}},
         Errno.DEVICES,
@@ -265,22 +293,78 @@ def test_the_digest_is_of_the_meaning() -> None:
 @pytest.mark.parametrize("audience", ["all", "city:gz", {"devices": ["1"]}, {"devices": [1, 2]}])
 def test_a_shape(audience: Any) -> None:
     options = parsed(audience=audience, speed=500, holdout=0.125).order.options
-    assert log_pb2.Push.FromString(options) == log_pb2.Push(speed=500, holdout=0.125)
+    told = log_pb2.Push(speed=500, holdout=0.125, inbox_cap=LIMITS.inbox_cap)
+    assert log_pb2.Push.FromString(options) == told
     assert parsed(speed=5, holdout=-0.0).order.options == parsed(speed=5).order.options
     assert log_pb2.Push.FromString(parsed(holdout=0.5, ttl=0).order.options).holdout == 0.5
 
 
 @pytest.mark.parametrize(
-    "said", [{"speed": "auto"}, {"holdout": 0}, {"holdout": -0.0}, {"speed": "auto", "ttl": 0}]
+    "said",
+    [
+        {"speed": "auto"},
+        {"holdout": 0},
+        {"holdout": -0.0},
+        {"speed": "auto", "ttl": 0},
+        {"priority": "normal"},
+        {"collapse_key": ""},
+    ],
 )
 def test_what_is_said_and_changes_nothing_is_no_shape(said: dict[str, Any]) -> None:
     plain = parsed(key="k", **{name: value for name, value in said.items() if name == "ttl"})
     shaped = parsed(key="k", **said)
-    assert shaped.order == plain.order and shaped.order.options == b""
+    assert shaped.order == plain.order
+    told = log_pb2.Push.FromString(shaped.order.options)
+    assert told == log_pb2.Push(inbox_cap=LIMITS.inbox_cap)
+
+
+@pytest.mark.parametrize("audience", ["all", {"devices": [1]}])
+@pytest.mark.parametrize(
+    ("priority", "number"),
+    [("high", log_pb2.HIGH), ("normal", log_pb2.NORMAL), ("low", log_pb2.LOW)],
+)
+def test_priority_and_collapse_key(audience: Any, priority: str, number: int) -> None:
+    options = parsed(audience=audience, priority=priority, collapse_key="é" * 32).order.options
+    told = log_pb2.Push.FromString(options)
+    assert (told.priority, told.collapse_key, told.inbox_cap) == (number, "é" * 32, 1_000)
+    assert (told.speed, told.holdout) == (0, 0)
+
+
+@pytest.mark.parametrize("cap", [1, 127, 128, 1_000, 100_000])
+def test_the_cap_stands_in_every_record(cap: int) -> None:
+    for shape in (Shape(), Shape(priority=2)):
+        assert log_pb2.Push.FromString(shape.options(cap)).inbox_cap == cap
+
+
+def test_the_examples_of_the_page_are_good() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text()
+    examples = [
+        example
+        for example in re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+        if "audience" in (said := json.loads(example)) and "notification" in said
+    ]
+    assert len(examples) >= 5
+    limits = Api()
+    options = [parse(example.encode(), None, APP, limits).order.options for example in examples]
+    told = [log_pb2.Push.FromString(each) for each in options]
+    assert {"match-7"} <= {push.collapse_key for push in told}
+    assert log_pb2.HIGH in {push.priority for push in told}
 
 
 def test_the_digest_is_of_the_shape_too() -> None:
-    bodies = [{}, {"speed": 5}, {"speed": 6}, {"holdout": 0.5}, {"holdout": 0.5, "speed": 5}]
+    bodies: list[dict[str, Any]] = [
+        {},
+        {"speed": 5},
+        {"speed": 6},
+        {"holdout": 0.5},
+        {"holdout": 0.5, "speed": 5},
+        {"priority": "high"},
+        {"priority": "low"},
+        {"collapse_key": "a"},
+        {"collapse_key": "b"},
+        {"collapse_key": "a", "priority": "low"},
+        {"collapse_key": "a", "speed": 5},
+    ]
     digests = {parsed(key="k", **body).order.body_digest for body in bodies}
     assert len(digests) == len(bodies)
 

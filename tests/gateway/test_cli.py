@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -85,6 +86,7 @@ def test_help_names_every_command() -> None:
         "pause",
         "resume",
         "stop",
+        "recall",
         "explain",
         "audience",
         "device",
@@ -120,6 +122,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["push", "--all", "--to", "vip", "--title", "x"], "name the audience"),
         (["audience", "count"], "Missing argument 'EXPR'"),
         (["stop"], "Missing argument 'PUSH_ID'"),
+        (["recall"], "Missing argument 'PUSH_ID'"),
         (["explain", "1"], "Missing argument 'DEVICE_ID'"),
         (["pause", "1", "--api", "http://127.0.0.1:1"], "no answer from"),
         (["push", "--all", "--title", "x", "--speed", "fast"], "Invalid value for '--speed'"),
@@ -183,6 +186,20 @@ def test_push_to_an_expression(fake: type[FakeApi], capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out == "push 12 accepted\nnote: so and so\n"
 
 
+def test_the_commands_of_the_page_are_good(fake: type[FakeApi]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text()
+    lines = re.findall(r"`columba ((?:push|pause|resume|stop|recall) [^`]+)`", page)
+    for verb in ("pause", "resume", "stop", "recall"):
+        decided = {"push_id": "12", "state": "so or so", "counts": {}}
+        fake.answers[f"/v1/apps/demo/pushes/PUSH_ID:{verb}"] = [(200, decided)]
+    fake.answers["/v1/apps/demo/pushes"] = [(202, {"push_id": "12"})]
+    for line in lines:
+        assert run(shlex.split(line)) == 0, line
+    said = [asked[2] for asked in fake.asked if asked[2]]
+    assert {"priority", "collapse_key", "speed", "holdout"} <= set().union(*said)
+    assert any(asked[1].endswith(":recall") for asked in fake.asked)
+
+
 def test_push_at_a_speed_and_with_a_holdout(fake: type[FakeApi]) -> None:
     fake.answers["/v1/apps/demo/pushes"] = [(202, {"push_id": "12"})]
     assert run(["push", "--all", "--title", "t", "--speed", "500", "--holdout", "0.1"]) == 0
@@ -192,7 +209,17 @@ def test_push_at_a_speed_and_with_a_holdout(fake: type[FakeApi]) -> None:
     assert plain.keys() == {"audience", "notification"}
 
 
-@pytest.mark.parametrize("verb", ["pause", "resume", "stop"])
+def test_push_with_a_priority_and_a_collapse_key(fake: type[FakeApi]) -> None:
+    fake.answers["/v1/apps/demo/pushes"] = [(202, {"push_id": "12"})]
+    line = ["push", "--all", "--title", "t", "--priority", "high", "--collapse-key", "match-7"]
+    assert run(line) == 0
+    assert run([*line, "--collapse-key", ""]) == 0
+    first, other = (asked[2] for asked in fake.asked)
+    assert (first["priority"], first["collapse_key"]) == ("high", "match-7")
+    assert other == {**first, "collapse_key": ""}
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume", "stop", "recall"])
 def test_decisions_about_a_push(
     fake: type[FakeApi], capsys: pytest.CaptureFixture[str], verb: str
 ) -> None:

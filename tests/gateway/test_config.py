@@ -74,6 +74,8 @@ def test_columba_toml_of_the_directory_is_found(tmp_path: Path) -> None:
         ("edge.allow_plaintext", "true", True),
         ("edge.allow_plaintext", "0", False),
         ("store.url", "", ""),
+        ("store.url", "redis://a:1,b:2", "redis://a:1,b:2"),
+        ("store.replicas", "1", 1),
         ("service.data_dir", "7", "7"),
         ("edge.listen", "[::1]:7070", "[::1]:7070"),
         ("service.partitions", "1024", 1024),
@@ -97,6 +99,7 @@ def test_text_becomes_the_type_of_its_field(key: str, text: str, value: object) 
         ("edge.gather_count", "0", "a whole number at least 1"),
         ("service.partitions", "2000", "a whole number at least 1 and at most 1024"),
         ("store.lease_s", "0", "a number above 0"),
+        ("store.replicas", "-1", "a whole number at least 0"),
         ("store.lease_s", "nan", "a number above 0"),
         ("store.lease_s", "inf", "a number above 0"),
         ("edge.descriptors_high", "1", "a number above 0 and below 1"),
@@ -199,8 +202,8 @@ def test_rows_tell_the_reasons() -> None:
 
 
 def test_a_password_is_not_shown() -> None:
-    url = "redis://user:hidden@host:1/0"
-    assert "hidden" not in str(shown("store.url", url))
+    for url in ("redis://user:hidden@host:1/0", "redis://:hidden@host:1,host:2"):
+        assert "hidden" not in str(shown("store.url", url))
     with pytest.raises(ConfigError) as caught:
         load(None, {"COLUMBA_STORE_URL": "http://user:hidden@host"})
     assert "hidden" not in str(caught.value)

@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 
 from gateway.dispatch.campaign import RECEIVED
-from gateway.dispatch.sending import Pacing, Send, Sending
+from gateway.dispatch.sending import Sending
+from gateway.dispatch.sends import Pacing, Send
 from tests.gateway.dispatch import records
 from tests.gateway.dispatch.records import Log, app_of
 

@@ -34,6 +34,9 @@ _ACCEPTS = st.builds(
     app=st.integers(1, 2),
     ttl_s=st.sampled_from([0, 60]),
     content=st.just(b"c"),
+    priority=st.integers(0, 2),
+    collapse_key=st.sampled_from(["", "k"]),
+    inbox_cap=st.sampled_from([0, 2]),
 )
 TAGGINGS = st.builds(
     records.tagging, st.sampled_from(["a", "x"]), _SOME, app=st.integers(1, 2), remove=st.booleans()
@@ -55,11 +58,13 @@ _CHOSEN = st.builds(
     accepted_ms=st.just(5_000),
     holdout=st.sampled_from([0.0, 0.5]),
     speed=st.sampled_from([0, 10]),
+    priority=st.integers(0, 2),
+    collapse_key=st.sampled_from(["", "k"]),
 )
 CONTROLS = st.builds(
     records.control,
     PUSHES,
-    st.sampled_from([log_pb2.PAUSE, log_pb2.RESUME, log_pb2.STOP]),
+    st.sampled_from([log_pb2.PAUSE, log_pb2.RESUME, log_pb2.STOP, log_pb2.RECALL]),
     app=st.integers(1, 2),
     until_ms=st.sampled_from([records.START_MS + 3, 9_000_000]),
 )

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from gateway.dispatch.campaign import Campaign, Push, Single, Tally
-from gateway.dispatch.partition import Effects, Partition
+from gateway.dispatch.effects import Effects
+from gateway.dispatch.partition import Partition
 from gateway.dispatch.pieces import Frozen
 from protocol.schema import log_pb2
 
@@ -48,6 +49,9 @@ def push(  # the fields of a push record
     content: bytes = b"",
     holdout: float = 0.0,
     speed: int = 0,
+    priority: int = 0,
+    collapse_key: str = "",
+    inbox_cap: int = 0,
 ) -> bytes:
     record = log_pb2.Push(
         push_id=push_id,
@@ -59,6 +63,9 @@ def push(  # the fields of a push record
         index=indexes,
         holdout=holdout,
         speed=speed,
+        priority=priority,  # type: ignore[arg-type]
+        collapse_key=collapse_key,
+        inbox_cap=inbox_cap,
     )
     return log_pb2.Record(pushes=[record]).SerializeToString()
 
@@ -170,8 +177,7 @@ def known(partition: Partition) -> dict[str, Any]:
         "early": dict(partition.controls.early),
         "pushes": {i: _push(p) for i, p in partition.pushes.items()},
         "campaigns": list(partition.campaigns),
-        "pending_singles": partition.pending_singles,
-        "inbox": {i: [p.push_id for p in box] for i, box in partition.inbox.items()},
+        "inbox": {i: [p.push_id for p in partition.inbox.of(i)] for i in partition.inbox},
         "bytes": partition.estimated_bytes(),
     }
 
@@ -180,10 +186,10 @@ def _push(push: Push) -> tuple[Any, ...]:
     row = (type(push), push.app, push.ttl_s, push.accepted_ms, push.order)
     match push:
         case Single():
-            return (*row, push.index, push.marks)
+            return (*row, push.index, push.marks, push.priority, push.collapse_key)
         case Campaign():
             marks = {mark: list(d) for mark, d in push.marks.items() if d}
-            where = (push.home, push.in_record, push.speed)
+            where = (push.home, push.in_record, push.speed, push.priority, push.collapse_key)
             return (*row, *where, list(push.targeted), list(push.held_out), marks)
         case Tally():
             return (*row, dict(push.counts()))

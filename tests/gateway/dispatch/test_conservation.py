@@ -231,8 +231,8 @@ class Conservation(RuleBasedStateMachine):
 
     @invariant()
     def what_is_pending_can_be_found(self) -> None:
-        boxes = self.partition.inbox.values()
-        assert self.partition.pending_singles == sum(map(len, boxes))
+        inbox = self.partition.inbox
+        assert len(inbox) == sum(len(inbox.of(index)) for index in inbox)
         for device in range(8):
             waiting = [
                 push_id

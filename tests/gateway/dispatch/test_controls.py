@@ -56,7 +56,7 @@ def test_stop_ends_what_is_pending_for_good(log: Log) -> None:
     assert log.fold(records.control(2, STOP)).final == [2]
     assert counts(log, 1) == {"targeted": 1, "stopped": 1}
     assert counts(log, 2) == {"targeted": 3, "received": 1, "stopped": 2}
-    assert log.partition.campaigns == {} and log.partition.inbox == {}
+    assert log.partition.campaigns == {} and not log.partition.inbox
     assert log.partition.controls.paused == set()
     effects = log.fold(records.control(1, RESUME), records.control(2, RESUME))
     assert effects.resumed == [] and log.partition.pending_of(0) == []

@@ -6,7 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from gateway.dispatch.sending import Send, Sending
+from gateway.dispatch.sending import Sending
+from gateway.dispatch.sends import Send
 from protocol.schema import log_pb2
 from tests.gateway.dispatch import records
 from tests.gateway.dispatch.desk import PACING, WINDOW, Desk, online, pairs, received, to_one
@@ -69,6 +70,16 @@ def test_a_paused_push_takes_no_room_in_a_window() -> None:
     assert pairs(desk.fold(records.sessions(1, [0]))) == [(0, 4), (0, 5), (0, 6)]
     assert pairs(desk.fold(*[received(n, 0) for n in (4, 5, 6)])) == [(0, 7)]
     assert pairs(desk.fold(records.control(2, RESUME))) == [(0, 2)]
+
+
+def test_what_no_receipt_will_come_of_holds_nothing_back() -> None:
+    desk = online(0)
+    desk.fold(*[records.control(n, PAUSE) for n in range(1, WINDOW + 2)])
+    desk.fold(*[to_one(n) for n in range(1, WINDOW + 2)])
+    assert pairs(desk.fold(to_one(20))) == [(0, 20)]
+    desk = online(0)
+    desk.fold(*[to_one(n, ttl_s=0) for n in range(1, WINDOW + 2)])
+    assert pairs(desk.fold(to_one(20))) == [(0, 20)]
 
 
 def test_a_push_that_is_resumed_behind_a_window_comes_before_what_is_newer() -> None:

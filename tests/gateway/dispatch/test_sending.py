@@ -7,7 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from gateway.dispatch.sending import Send, Sending
+from gateway.dispatch.sending import Sending
+from gateway.dispatch.sends import Send
 from tests.gateway.dispatch import records
 from tests.gateway.dispatch.desk import PACING, WINDOW, Desk, online, pairs, received, to_one
 

@@ -52,13 +52,13 @@ def stuck(store: Store, script: str, after: int = 0) -> Iterator[asyncio.Event]:
     """Calls of a script never return, after so many that do; the event: it is stuck."""
     at, calls, run = asyncio.Event(), 0, store.run
 
-    async def hanging(name: str, *arguments: Any) -> Any:
+    async def hanging(name: str, *arguments: Any, **place: Any) -> Any:
         nonlocal calls
         calls += name == script
         if name == script and calls > after:
             at.set()
             await asyncio.Event().wait()
-        return await run(name, *arguments)
+        return await run(name, *arguments, **place)
 
     store.run = hanging  # type: ignore[method-assign]
     yield at
@@ -142,7 +142,7 @@ async def test_one_that_the_store_did_not_take_is_still_to_do_later_and_does_not
     written_at = snapshotting._snapshots.written_at = time.monotonic() - 10 * SECONDS
     run = store.run
 
-    async def away(*_: object) -> None:
+    async def away(*_: object, **__: object) -> None:
         raise StoreUnavailable("away")
 
     monkeypatch.setattr(store, "run", away)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway import config
+from gateway.edge.output import Item
 from gateway.edge.process import EdgeProcess
 from gateway.edge.sessions import Sessions
 from gateway.edge.table import Table
@@ -120,11 +121,18 @@ class ReactorRecorder:
     def send(self, fd: int, data: bytes) -> None:
         self.out[fd] += data
 
-    def offer(self, fd: int, data: bytes) -> bool:
+    def put(self, fd: int, item: Item) -> None:
+        self.send(fd, bytes(item.data))
+
+    def offer(self, fd: int, message: Item) -> bool:
         if fd in self.full:
             return False
-        self.send(fd, data)
+        self.put(fd, message)
         return True
+
+    def drop_messages(self, fd: int) -> None: ...
+
+    def recall(self, push_id: int) -> None: ...
 
     def flush(self) -> None: ...
 
@@ -447,14 +455,19 @@ async def running_edge(
         await running.stop()
 
 
-def deliver(p: int, *deliveries: tuple[bytes, Iterable[int] | bytes], fence: int = 1) -> bytes:
+def deliver(
+    p: int,
+    *deliveries: tuple[bytes, Iterable[int] | bytes],
+    fence: int = 1,
+    restart: bool = True,
+) -> bytes:
     """A Deliver: (frame, indexes or serialised bitmap) each."""
     request = rpc_pb2.Deliver(partition=p, fence=fence)
     for frame, to in deliveries:
         if isinstance(to, bytes):
-            request.deliveries.add(frame=frame, bitmap=to)
+            request.deliveries.add(frame=frame, bitmap=to, restart=restart)
         else:
-            request.deliveries.add(frame=frame, index=to)
+            request.deliveries.add(frame=frame, index=to, restart=restart)
     return request.SerializeToString()
 
 

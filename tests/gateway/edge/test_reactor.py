@@ -6,6 +6,8 @@ import socket
 
 import pytest
 
+from gateway.edge.output import Item
+from gateway.lanes import NORMAL
 from tests.gateway.edge.stage import reset, until
 from tests.gateway.edge.wires import LIMITS, Wires, received, wires
 
@@ -198,9 +200,9 @@ async def test_output_that_does_not_fit_goes_on_in_order_when_the_peer_reads(way
                 case "send":
                     stage.reactor.send(fd, part)
                 case "offer":
-                    assert stage.reactor.offer(fd, part)
+                    assert stage.reactor.offer(fd, Item(NORMAL, 1, part))
                 case "broadcast":
-                    assert stage.reactor.broadcast([fd], part) == []
+                    assert stage.reactor.broadcast([fd], Item(NORMAL, 1, part)) == []
             if n % 10 == 0:
                 await asyncio.sleep(0)  # several turns
         await until(lambda: stage.reactor.unsent_bytes)
@@ -216,8 +218,8 @@ async def test_output_that_does_not_fit_goes_on_in_order_when_the_peer_reads(way
 async def test_a_connection_whose_output_is_full_gets_no_more(way: str) -> None:
     def offered(fd: int, data: bytes) -> bool:
         if way == "offer":
-            return stage.reactor.offer(fd, data)
-        return not stage.reactor.broadcast([fd], data)
+            return stage.reactor.offer(fd, Item(NORMAL, 1, data))
+        return not stage.reactor.broadcast([fd], Item(NORMAL, 1, data))
 
     with wires(output_cap=100_000) as stage:
         peer = stage.connect(receive_buffer=32_768)
@@ -238,8 +240,8 @@ async def test_one_message_larger_than_the_cap_is_taken_where_nothing_waits() ->
     with wires(output_cap=1000) as stage:
         peer = stage.connect()
         (fd,) = await accepted(stage, 1)
-        assert stage.reactor.offer(fd, bytes(5000))
-        assert not stage.reactor.offer(fd, b"x")
+        assert stage.reactor.offer(fd, Item(NORMAL, 1, bytes(5000)))
+        assert not stage.reactor.offer(fd, Item(NORMAL, 1, b"x"))
         assert len(await all_of(peer, 5000)) == 5000
 
 
@@ -271,7 +273,7 @@ async def test_writing_to_a_peer_that_has_gone_closes_the_connection() -> None:
         for peer in peers:
             reset(peer)
         stage.reactor.send(fds[0], b"x")
-        stage.reactor.broadcast(fds[1:], b"x")
+        stage.reactor.broadcast(fds[1:], Item(NORMAL, 1, b"x"))
         await until(lambda: sorted(stage.handler.closed) == sorted(fds))
 
 

@@ -9,7 +9,9 @@ from client_sdk.heartbeat import Network, Prober, Probing
 from client_sdk.journal import Arrival
 from client_sdk.session import Event, GoneAway, Opened, ProfileAcked, ReceiptsAcked, Session
 from client_sdk.state import Profile
+from gateway.edge.output import Item
 from gateway.edge.uplink import Report
+from gateway.lanes import NORMAL
 from gateway.store.errors import ProducerFull, StoreUnavailable
 from gateway.store.sessions import Status
 from protocol.codes import MAX_BODY_DOWN, CloseCode, Kind, server_timeout_s
@@ -315,11 +317,15 @@ def test_only_an_older_session_is_dropped_when_a_later_one_stands_elsewhere() ->
 # Messages that come before WELCOME.
 
 
+def held(stage: Stage, fd: int, frame: bytes) -> bool:
+    return stage.sessions.early.hold(fd, Item(NORMAL, 1, frame))
+
+
 def test_an_early_message_waits_for_welcome() -> None:
     stage = Stage()
     stage.accept(4)
     stage.feed(4, stage.hello())
-    assert stage.sessions.hold(4, message(5)) and stage.sessions.hold(4, message(6))
+    assert held(stage, 4, message(5)) and held(stage, 4, message(6))
     assert stage.take(4) == b""
     stage.answer()
     assert kinds(stage.take(4)) == [Kind.WELCOME, Kind.MESSAGE, Kind.MESSAGE]
@@ -330,7 +336,7 @@ def test_early_messages_of_a_refused_registration_go_to_the_standing_session() -
     stage.open(4, device=7, connection=5)
     stage.accept(5)
     stage.feed(5, stage.hello(device=7, connection=2))
-    stage.sessions.hold(5, message(9))
+    held(stage, 5, message(9))
     stage.answer(status=Status.STALE, value=5)
     assert kinds(stage.take(5)) == [Kind.GOAWAY]
     assert kinds(stage.take(4)) == [Kind.MESSAGE]
@@ -340,14 +346,14 @@ def test_early_messages_are_bounded() -> None:
     stage = Stage(output_cap_bytes=100)
     stage.accept(4)
     stage.feed(4, stage.hello())
-    assert stage.sessions.hold(4, bytes(60)) and not stage.sessions.hold(4, bytes(60))
+    assert held(stage, 4, bytes(60)) and not held(stage, 4, bytes(60))
 
 
 def test_early_messages_of_a_closed_connection_do_not_reach_the_next_one() -> None:
     stage = Stage()
     stage.accept(4)
     stage.feed(4, stage.hello())
-    stage.sessions.hold(4, message(9))
+    held(stage, 4, message(9))
     stage.hang_up(4)
     stage.registrar.registered.clear()
     stage.accept(4)

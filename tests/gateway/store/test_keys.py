@@ -8,7 +8,18 @@ import pytest
 from gateway.audience import All
 from gateway.config import Config
 from gateway.config import Store as StoreConfig
-from gateway.store import apps, deployment, keys, leases, ownership, pushes, scripts, segments
+from gateway.store import (
+    apps,
+    deployment,
+    keys,
+    leases,
+    ownership,
+    pushes,
+    quotas,
+    recalls,
+    scripts,
+    segments,
+)
 from gateway.store.client import Store
 from gateway.store.clock import StoreClock
 from gateway.store.leases import Identity, Lease
@@ -20,6 +31,7 @@ from tests.gateway.store.test_pushes import claim, part, record
 
 _NAMED = re.compile(r"^    (\{[^ ]+) +(stream|hash|string|zset|set) ", re.MULTILINE)
 _NUMBER = {"{p}": r"\{\d+\}", "{id}": r"\d+", "{h}": "[0-9a-f]{64}", "{n}": r"\d+"}
+_NUMBER["{day}"] = r"\d+"
 
 
 def documented() -> dict[str, str]:
@@ -55,6 +67,8 @@ async def live_through_everything(store: Store) -> None:
         store, 0, fence=fence, edge=1, start=edge.identity.start, record=b""
     )
     await leases.folded(store, 1, edge.identity.start, 0, 2)
+    await recalls.add(store, recalls.StoredRecall(7, 1, 2_000_000), 1_000_000)
+    await quotas.take(store, 1, 20_000, 1, 10)
 
 
 async def test_every_key_of_a_living_store_is_documented_with_its_type(store: Store) -> None:

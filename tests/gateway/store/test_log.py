@@ -1,4 +1,4 @@
-"""Appending once and in order; reading without gaps."""
+"""Appending once and in order."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,13 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.dispatch.partition import Partition
-from gateway.store import keys, log
+from gateway.store import log
 from gateway.store.client import Store
-from gateway.store.errors import Fenced, ProducerFull, StoreError, StoreUnavailable, Trimmed
+from gateway.store.errors import Fenced, ProducerFull, StoreError, StoreUnavailable
 from gateway.store.leases import Identity
-from gateway.store.log import LogReader, Pace, Producer, position_key, tail
-from gateway.store.ownership import take_fence
-from gateway.store.snapshots import Snapshots
+from gateway.store.log import Pace, Producer, position_key
 from protocol.schema import log_pb2
 from tests.gateway.store.valkey import LossyProxy, Valkey, log_of, until
 
@@ -242,88 +240,6 @@ def test_positions_compare_in_log_order(pair: list[tuple[int, int]]) -> None:
     first, second = pair
     text = [f"{ms}-{seq}" for ms, seq in pair]
     assert (position_key(text[0]) < position_key(text[1])) == (first < second)
-
-
-async def test_a_reader_gets_every_entry_once_and_in_order(store: Store) -> None:
-    reader = LogReader(await store.another(), count=3, block_ms=20)
-    reader.cursors = {0: "0-0", 1: "0-0"}
-    wanted = {p: [b"%d/%d" % (p, n) for n in range(10)] for p in (0, 1)}
-    got: dict[int, list[bytes]] = {0: [], 1: []}
-    for n in range(10):
-        for p in (0, 1):
-            await store.call("XADD", keys.log(p), "*", "r", wanted[p][n])
-    async with asyncio.timeout(5):
-        while entries := await reader.read():
-            for entry in entries:
-                got[entry.partition].append(entry.record)
-    assert got == wanted
-    assert reader.cursors[1] == await tail(store, 1)
-    await reader._store.close()
-
-
-async def test_entries_of_a_partition_given_up_meanwhile_are_dropped(store: Store) -> None:
-    connection = await store.another()
-    reader = LogReader(connection, block_ms=5000)
-    reader.cursors = {0: "0-0"}
-    reading = asyncio.create_task(reader.read())
-    await asyncio.sleep(0)
-    del reader.cursors[0]
-    await store.call("XADD", keys.log(0), "*", "r", "x")
-    assert await reading == []
-    assert reader.cursors == {}
-    await connection.close()
-
-
-async def snapshots_that_trim(store: Store, upto: str) -> None:
-    """Two snapshots: the log is trimmed up to the first of them."""
-    snapshots = Snapshots(store, 0, await take_fence(store, 0, 1, 1))
-    await snapshots.write(upto, [])
-    await snapshots.write(await tail(store, 0), [])
-
-
-async def test_a_reader_behind_the_trim_hears_of_it_though_the_store_says_nothing(
-    store: Store,
-) -> None:
-    positions = [(await store.call("XADD", keys.log(0), "*", "r", n)).decode() for n in range(10)]
-    await snapshots_that_trim(store, positions[5])
-
-    silent = await store.call("XREAD", "STREAMS", keys.log(0), positions[2])
-    first_id, fields = silent[0][1][0]
-    assert (first_id.decode(), fields[1]) == (positions[5], b"5"), "3 and 4 are gone, no error"
-
-    connection = await store.another()
-    reader = LogReader(connection, block_ms=20)
-    reader.cursors = {0: positions[2]}
-    with pytest.raises(Trimmed) as trimmed:
-        await reader.read()
-    assert trimmed.value.args == (0,)
-    # One that stands exactly at the trim misses nothing.
-    reader.cursors = {0: positions[5]}
-    assert [entry.record for entry in await reader.read()] == [b"6", b"7", b"8", b"9"]
-    await connection.close()
-
-
-async def test_a_reader_behind_an_emptied_log_hears_of_it_too(store: Store) -> None:
-    await store.call("XADD", keys.log(0), "5-0", "r", "x")
-    await store.call("SET", keys.trimmed(0), "6-0")
-    await store.call("XTRIM", keys.log(0), "MAXLEN", 0)
-    assert await tail(store, 0) == "6-0"
-    connection = await store.another()
-    reader = LogReader(connection, block_ms=10)
-    reader.cursors = {0: "5-0"}
-    with pytest.raises(Trimmed):
-        await reader.read()
-    await connection.close()
-
-
-async def test_a_blocking_read_ends_before_its_connection_is_given_up(store: Store) -> None:
-    connection = await Store.connect(store.url, timeout_s=0.4)
-    reader = LogReader(connection, block_ms=150)
-    reader.cursors = {0: "0-0"}
-    for _ in range(4):
-        assert await reader.read() == []
-    assert connection.losses == 0
-    await connection.close()
 
 
 async def test_folding_what_a_producer_wrote_gives_what_it_was_told(store: Store) -> None:

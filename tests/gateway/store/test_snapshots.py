@@ -134,10 +134,12 @@ async def test_small_chunks_share_a_call_and_no_call_is_larger_than_a_chunk(
     calls: list[int] = []
     run = store.run
 
-    async def counting(name: str, given: Sequence[str], arguments: Sequence[Any]) -> Any:
+    async def counting(
+        name: str, given: Sequence[str], arguments: Sequence[Any], **place: Any
+    ) -> Any:
         if name == "snapshot_chunk":
             calls.append(sum(len(part) for part in arguments[2::2]))
-        return await run(name, given, arguments)
+        return await run(name, given, arguments, **place)
 
     monkeypatch.setattr(store, "run", counting)
     pieces = {f"tag/{n}": b"x" * (n % 50) for n in range(2000)}
@@ -179,10 +181,10 @@ async def test_what_could_not_be_dropped_goes_after_the_next_one(
         await snapshots.write(f"{n}-0", [("a", b"%d" % n)])
     run = store.run
 
-    async def failing(name: str, *arguments: Any) -> Any:
+    async def failing(name: str, *arguments: Any, **place: Any) -> Any:
         if name == "snapshot_drop":
             raise StoreUnavailable("away")
-        return await run(name, *arguments)
+        return await run(name, *arguments, **place)
 
     monkeypatch.setattr(store, "run", failing)
     await snapshots.write("3-0", [("a", b"3")])

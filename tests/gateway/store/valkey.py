@@ -33,13 +33,22 @@ class Valkey:
             "loglevel": "warning",
             "appendonly": "yes" if self._durable else "no",
             "appendfsync": "always",
+            "enable-debug-command": "yes",
         }
         flags = [part for name, value in settings.items() for part in (f"--{name}", value)]
         self._child = subprocess.Popen([str(find_server()), *flags], stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 10
-        while not self._ask(b"PING").startswith(b"+PONG"):
+        while not self.ask(b"PING").startswith(b"+PONG"):
             assert time.monotonic() < deadline and self._child.poll() is None
             time.sleep(0.005)
+
+    def listen(self) -> int:
+        """On a port of 127.0.0.1, too."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        assert self.ask(b"CONFIG SET port %d" % port).startswith(b"+OK")
+        return port
 
     def kill(self) -> None:
         if self._child is not None:
@@ -57,7 +66,7 @@ class Valkey:
         finally:
             os.kill(self._child.pid, signal.SIGCONT)
 
-    def _ask(self, command: bytes) -> bytes:
+    def ask(self, command: bytes) -> bytes:
         with suppress(OSError), socket.socket(socket.AF_UNIX) as client:
             client.connect(str(self.socket))
             client.sendall(command + b"\r\n")
@@ -66,7 +75,10 @@ class Valkey:
 
 
 class LossyProxy:
-    """Passes bytes on; on demand it swallows a reply of the store and cuts that connection."""
+    """Passes bytes on; on demand it swallows a reply of the store and cuts that connection.
+
+    The first one of a connection is not such a reply: there the client asks who answers.
+    """
 
     def __init__(self, folder: Path, target: Valkey) -> None:
         self._path = folder / "p"
@@ -104,11 +116,13 @@ class LossyProxy:
         writer.close()
 
     async def _replies(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        greeted = False
         while chunk := await reader.read(65_536):
-            if self._lose:
+            if self._lose and greeted:
                 self._lose -= 1
                 self.lost += 1
                 break
+            greeted = True
             writer.write(chunk)
         writer.close()
 

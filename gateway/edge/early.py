@@ -1,0 +1,30 @@
+"""Messages for rows that wait for their WELCOME: a node's deliver can be quicker than the store's
+answer to our own registration. Pure."""
+
+from collections.abc import Sequence
+
+from gateway.edge.output import Item
+
+
+class EarlyMessages:
+    """By descriptor, in their order."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: bytes that may wait for one row."""
+        self._limit = limit
+        self._held: dict[int, list[Item]] = {}
+
+    def hold(self, fd: int, message: Item) -> bool:
+        """False if it would be too much."""
+        held = self._held.get(fd, [])
+        if sum(len(item.data) for item in held) + len(message.data) > self._limit:
+            return False
+        self._held.setdefault(fd, held).append(message)
+        return True
+
+    def take(self, fd: int) -> Sequence[Item]:
+        return self._held.pop(fd, ())
+
+    def recall(self, push_id: int) -> None:
+        for fd, held in self._held.items():
+            self._held[fd] = [item for item in held if item.push_id != push_id]

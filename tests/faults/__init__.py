@@ -1,0 +1,1 @@
+"""A real deployment, hurt on purpose: `python -m tests.faults` (make faults)."""
