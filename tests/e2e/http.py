@@ -23,7 +23,7 @@ async def request(
     headers: Mapping[str, str] | None = None,
     wait_s: float = 20.0,
 ) -> Answer:
-    """Raises OSError when there is no answer."""
+    """Raises OSError when there is no whole answer."""
     address = urlsplit(base)
     content = b"" if body is None else json.dumps(body).encode()
     said = {
@@ -52,4 +52,6 @@ def _parsed(raw: bytes) -> Answer:
     pairs = (line.partition(":") for line in lines)
     headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
     assert "transfer-encoding" not in headers, "the API sends whole bodies"
+    if len(content) < int(headers.get("content-length", 0)):
+        raise ConnectionResetError("the API went away in the middle of its answer")
     return Answer(int(status_line.split()[1]), headers, json.loads(content))

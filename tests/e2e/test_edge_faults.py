@@ -108,11 +108,17 @@ def _two(edges: dict[int, Edge]) -> tuple[Edge, Edge]:
 async def _nothing_left_of(service: Service, edge: Edge) -> None:
     """Every partition has folded its end: its number is free and its sessions are gone."""
 
+    left: dict[str, object] = {}
+
     async def clean() -> bool:
         async with service.store() as store:
-            lease = await store.hget("{leases}:info", f"edge:{edge.number}")
+            left["lease"] = lease = await store.hget("{leases}:info", f"edge:{edge.number}")
         free = lease is None or f'"start":{edge.start}'.encode() not in lease.replace(b" ", b"")
         sessions = await service.session_entries()
-        return free and (edge.number, edge.start) not in sessions.values()
+        left["sessions"] = {k for k, v in sessions.items() if v == (edge.number, edge.start)}
+        return free and not left["sessions"]
 
-    await until(clean, f"nothing is left of edge {edge.number}, start {edge.start}")
+    try:
+        await until(clean, "all is gone")
+    except AssertionError as error:
+        raise AssertionError(f"edge {edge.number}, start {edge.start} has left {left}") from error
