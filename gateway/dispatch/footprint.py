@@ -11,7 +11,6 @@ from typing import Any, Final
 from pyroaring import BitMap
 
 from gateway.dispatch.partition import Partition
-from gateway.dispatch.tags import PROFILES_BLOCK
 
 # Bytes, measured with CPython 3.11 and glibc's allocator on 64 bits.
 _BITMAP: Final = 300
@@ -20,8 +19,8 @@ _CONTAINER: Final = 80
 """Each range of 65,536 devices in which a bitmap has some, beside its content."""
 _PROFILE: Final = 168
 """Two tuples, a change number, a place in a block; 8 more for each tag."""
-_BOUND_DEVICE: Final = 320
-"""A set with up to four tags, and its entry in a dict."""
+_BOUND_DEVICE: Final = 80
+"""A tuple with some tags, and its place in a block."""
 _ROW: Final = 130
 """An entry in a block of accounts or holders, without the content."""
 _PENDING: Final = 150
@@ -46,7 +45,7 @@ class Footprint:
         """Measure again, in steps of less than a millisecond; records may be folded between two."""
         partition = self._partition
         tags = partition.tags
-        found = 2 * len(partition.location) + _BOUND_DEVICE * len(tags.bound_of)
+        found = 2 * len(partition.location)
         for bitmaps in (partition.apps, partition.online, partition.seen, partition.born):
             found += sum(map(_bitmap, bitmaps.values()))
             yield
@@ -58,9 +57,12 @@ class Footprint:
             if number % (10 * _STEP) == 0:
                 yield
             found += 8 * len(devices)
-        for profiles in [*tags.profiles.values()]:
-            found += _PROFILE * ((1 << PROFILES_BLOCK) - profiles.count(None))
-        yield
+        for block in [*tags.profiles]:
+            yield
+            found += _PROFILE * tags.profiles.count(block)
+        for block in [*tags.bound_of]:
+            yield
+            found += _BOUND_DEVICE * tags.bound_of.count(block)
         lists, holders = partition.accounts.lists, partition.accounts.holders
         blocks: list[Mapping[Any, bytes]] = [*lists.values(), *holders.values()]
         for rows in blocks:

@@ -189,7 +189,7 @@ def _maker(partition: Partition, name: str, old: _Rows) -> _Maker | None:
 
 def _rows_of(partition: Partition, kind: str, block: int) -> Mapping[Any, Any]:
     if kind == "profiles":
-        return partition.tags.profiles_in(block)
+        return partition.tags.profiles.rows_of(block)
     if kind == "accounts":
         return partition.accounts.lists.get(block, {})
     return partition.accounts.holders.get(block, {})

@@ -9,12 +9,10 @@ from typing import Final
 
 from pyroaring import BitMap
 
+from gateway.dispatch.blocks import BLOCK_SHIFT, Blocks
 from gateway.dispatch.changes import Changes
 from protocol.schema import log_pb2
 
-PROFILES_BLOCK: Final = 10
-"""Shift: the profiles of 1,024 indexes make one piece of a snapshot."""
-_PLACE: Final = (1 << PROFILES_BLOCK) - 1
 _STEP: Final = 1 << 8
 """Devices restored in one step, a millisecond."""
 Profile = tuple[int, tuple[str, ...]]
@@ -30,11 +28,9 @@ class Tags:
         """key -> device indexes, as devices say of themselves"""
         self.bound: dict[str, BitMap] = {}
         """The same as app servers have set it."""
-        self.bound_of: dict[int, set[str]] = {}
-        """index -> keys of `bound`"""
-        self.profiles: dict[int, list[Profile | None]] = {}
-        """block -> profiles by place in it; a block is a piece of a snapshot. Lists, since a dict that gets
-        a new tuple is looked through by the collector of cycles, again and again."""
+        self.bound_of: Blocks[tuple[str, ...]] = Blocks()
+        """Keys of `bound` that a device has; never empty."""
+        self.profiles: Blocks[Profile] = Blocks()
 
     # Questions.
 
@@ -49,18 +45,11 @@ class Tags:
     def of(self, index: int) -> list[str]:
         """Tags of a device, sorted."""
         _, names = self.profile_of(index)
-        both = self.bound_of.get(index, set()).union(names)
+        both = {*(self.bound_of.get(index) or ()), *names}
         return sorted(name.partition("/")[2] for name in both)
 
     def profile_of(self, index: int) -> Profile:
-        block = self.profiles.get(index >> PROFILES_BLOCK)
-        return (block[index & _PLACE] if block is not None else None) or (0, ())
-
-    def profiles_in(self, block: int) -> dict[int, Profile]:
-        """index -> profile"""
-        first = block << PROFILES_BLOCK
-        rows = enumerate(self.profiles.get(block, ()), first)
-        return {index: profile for index, profile in rows if profile is not None}
+        return self.profiles.get(index) or (0, ())
 
     def keys_of(self, app: int) -> set[str]:
         """Keys of all tags that some device of the app carries."""
@@ -80,7 +69,7 @@ class Tags:
         if profile.change <= change:
             return
         before = (change, names) if change else None
-        self._changes.touch(f"profiles/{index >> PROFILES_BLOCK}", index, before)
+        self._changes.touch(f"profiles/{index >> BLOCK_SHIFT}", index, before)
         # Interned: a million devices that carry a tag share its name.
         wanted = tuple([intern(f"{app}/{tag}") for tag in profile.tags])
         for name in set(names).difference(wanted):
@@ -89,30 +78,33 @@ class Tags:
                 del self.own[name]
         for name in set(wanted).difference(names):
             self.own.setdefault(name, BitMap()).add(index)
-        self._set_profile(index, (profile.change, wanted))
+        self.profiles.set(index, (profile.change, wanted))
 
     def fold_tagging(self, tagging: log_pb2.Tagging, of_app: BitMap) -> None:
         """`of_app`: all devices of the app; others are left out."""
-        key = f"{tagging.app}/{tagging.tag}"
+        key = intern(f"{tagging.app}/{tagging.tag}")
         devices = of_app & BitMap(tagging.index)
         self._changes.touch(f"bound/{key}")
         bound = self.bound.setdefault(key, BitMap())
         if tagging.remove:
             bound -= devices
             for index in devices:
-                self.bound_of.get(index, set()).discard(key)
+                self._unbind(index, key)
         else:
             bound |= devices
             for index in devices:
-                self.bound_of.setdefault(index, set()).add(key)
+                self._bind(index, key)
         if not bound:
             del self.bound[key]
 
-    def _set_profile(self, index: int, profile: Profile) -> None:
-        block = self.profiles.get(index >> PROFILES_BLOCK)
-        if block is None:
-            block = self.profiles[index >> PROFILES_BLOCK] = [None] * (_PLACE + 1)
-        block[index & _PLACE] = profile
+    def _unbind(self, index: int, key: str) -> None:
+        left = tuple([name for name in self.bound_of.get(index) or () if name != key])
+        self.bound_of.set(index, left or None)
+
+    def _bind(self, index: int, key: str) -> None:
+        names = self.bound_of.get(index) or ()
+        if key not in names:
+            self.bound_of.set(index, (*names, key))
 
     # Restoring (gateway.dispatch.pieces).
 
@@ -123,7 +115,7 @@ class Tags:
             if number % _STEP == 0:
                 yield
             shared = tuple([intern(name) for name in names])
-            self._set_profile(index, (change, shared))
+            self.profiles.set(index, (change, shared))
             for name in shared:
                 carriers = own.get(name)
                 if carriers is None:
@@ -132,8 +124,9 @@ class Tags:
 
     def restore_bound(self, key: str, devices: BitMap) -> Iterator[None]:
         """In steps: it may be every device."""
+        key = intern(key)
         self.bound[key] = devices
         for number, index in enumerate(devices):
             if number % _STEP == 0:
                 yield
-            self.bound_of.setdefault(index, set()).add(key)
+            self._bind(index, key)

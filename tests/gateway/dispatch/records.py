@@ -1,8 +1,9 @@
 """Log records as the store functions write them, positions, and what a partition knows, comparable."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from gateway.dispatch.blocks import Blocks
 from gateway.dispatch.campaign import Campaign, Push, Single, Tally
 from gateway.dispatch.effects import Effects
 from gateway.dispatch.partition import Partition
@@ -153,6 +154,10 @@ def written(frozen: Frozen) -> dict[str, bytes]:
     return {name: blob for name, blob in frozen.pieces() if blob is not None}
 
 
+def _rows(blocks: Blocks[Any]) -> Iterator[tuple[int, Any]]:
+    return (row for block in blocks for row in blocks.rows_of(block).items())
+
+
 def known(partition: Partition) -> dict[str, Any]:
     """Everything the partition knows, without what is empty."""
     return {
@@ -163,14 +168,10 @@ def known(partition: Partition) -> dict[str, Any]:
         "online": {edge: list(d) for edge, d in partition.online.items() if d},
         "tags": {name: list(d) for name, d in partition.tags.own.items() if d},
         "bound": {name: list(d) for name, d in partition.tags.bound.items() if d},
-        "bound_of": {i: sorted(names) for i, names in partition.tags.bound_of.items() if names},
+        "bound_of": {i: sorted(names) for i, names in _rows(partition.tags.bound_of)},
         "seen": {day: list(d) for day, d in partition.seen.items() if d},
         "born": {day: list(d) for day, d in partition.born.items() if d},
-        "profiles": {
-            i: row
-            for block in partition.tags.profiles
-            for i, row in partition.tags.profiles_in(block).items()
-        },
+        "profiles": dict(_rows(partition.tags.profiles)),
         "accounts": {k: d for rows in partition.accounts.lists.values() for k, d in rows.items()},
         "holders": {i: k for rows in partition.accounts.holders.values() for i, k in rows.items()},
         "paused": sorted(partition.controls.paused),

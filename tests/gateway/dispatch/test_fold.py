@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 from gateway.dispatch import (
     accounts,
     audiences,
+    blocks,
     campaign,
     changes,
+    collapsing,
     controls,
+    inbox,
     partition,
     sampling,
     selection,
@@ -104,13 +107,26 @@ def test_the_fold_asks_no_clock_and_no_chance(history: list[bytes]) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    [partition, campaign, accounts, audiences, changes, controls, sampling, selection, tags],
+    [
+        partition,
+        accounts,
+        audiences,
+        blocks,
+        campaign,
+        changes,
+        collapsing,
+        controls,
+        inbox,
+        sampling,
+        selection,
+        tags,
+    ],
 )
 def test_the_fold_knows_no_configuration_no_clock_and_no_store(module: object) -> None:
     allowed = {
         "array", "collections.abc", "itertools", "typing", "pyroaring", "re", "struct", "sys", "hashlib",
         "msgspec", "zlib", "gateway.audience", "gateway.audience_json", "gateway.dispatch.accounts",
-        "gateway.dispatch.audiences", "gateway.dispatch.campaign", "gateway.dispatch.changes",
+        "gateway.dispatch.audiences", "gateway.dispatch.blocks", "gateway.dispatch.campaign", "gateway.dispatch.changes",
         "gateway.dispatch.collapsing", "gateway.dispatch.controls", "gateway.dispatch.effects",
         "gateway.dispatch.inbox", "gateway.lanes",
         "gateway.dispatch.sampling", "gateway.dispatch.selection", "gateway.dispatch.tags",
