@@ -12,7 +12,7 @@ from gateway.dispatch.ledger import MOST_STEPS, Facts, Told
 from gateway.dispatch.trail import AWAY, LEFT_ACCOUNT, SESSIONS, Step, Whereabouts
 
 ELSEWHERE: Final = "the push names devices or accounts, and this device is not among them"
-"""Of a push that the device's partition has nothing of."""
+"""Also of a push that the device's partition has nothing of."""
 _HELD: Final = {
     "paused": "the push is paused",
     "paced": "held back by the speed limit: the device's turn has not come yet",
@@ -91,7 +91,7 @@ def _not_targeted(facts: Facts, meant: Meant) -> str:
             return moment
         if facts.ttl_s == 0 and meant.named is None:
             return "the push does not name it, or it was not connected when the push came (ttl 0)"
-        return "the push names devices, and this is not one of them"
+        return ELSEWHERE
     if meant.mismatch:
         return f"not meant by the audience: {meant.mismatch} (as it stands now)"
     if facts.ttl_s == 0:

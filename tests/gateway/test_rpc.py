@@ -90,7 +90,7 @@ async def impostor(play: Play) -> AsyncIterator[str]:
         playing.add(writer)
         try:
             await play(reader, writer)
-        except asyncio.IncompleteReadError:
+        except (asyncio.IncompleteReadError, ConnectionError):
             pass  # it hung up
         await hang_up(writer)
         playing.discard(writer)

@@ -124,7 +124,7 @@ def test_the_fold_asks_no_clock_and_no_chance(history: list[bytes]) -> None:
 )
 def test_the_fold_knows_no_configuration_no_clock_and_no_store(module: object) -> None:
     allowed = {
-        "array", "collections.abc", "itertools", "typing", "pyroaring", "re", "struct", "sys", "hashlib",
+        "array", "bisect", "collections.abc", "itertools", "typing", "pyroaring", "re", "struct", "sys", "hashlib",
         "msgspec", "zlib", "gateway.audience", "gateway.audience_json", "gateway.dispatch.accounts",
         "gateway.dispatch.audiences", "gateway.dispatch.blocks", "gateway.dispatch.campaign", "gateway.dispatch.changes",
         "gateway.dispatch.collapsing", "gateway.dispatch.controls", "gateway.dispatch.effects",

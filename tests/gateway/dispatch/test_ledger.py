@@ -12,7 +12,7 @@ from gateway.audience_text import parse_text
 from gateway.dispatch.campaign import CLICKED, DISMISSED, DISPLAYED, FAILED, RECEIVED
 from gateway.dispatch.ledger import Facts, Told, is_personal, state_of, steps
 from gateway.dispatch.matching import mismatch, terms
-from gateway.dispatch.reasons import Meant, notes, rfc3339, why
+from gateway.dispatch.reasons import ELSEWHERE, Meant, notes, rfc3339, why
 from gateway.dispatch.sends import SendState
 from gateway.dispatch.trail import AWAY, SESSIONS, Origin, Step, Trail, Whereabouts
 from gateway.store.log import Entry
@@ -503,8 +503,8 @@ def test_who_came_online_too_late_was_perhaps_taken_over() -> None:
 @pytest.mark.parametrize(
     ("meant", "ttl_s", "said"),
     [
-        (Meant(True, named=False), 60, "the push names devices, and this is not one of them"),
-        (Meant(True), 60, "the push names devices, and this is not one of them"),
+        (Meant(True, named=False), 60, ELSEWHERE),
+        (Meant(True), 60, ELSEWHERE),
         (Meant(True, named=True), 0, "it was not connected when the push came, and with ttl 0 "),
         (Meant(True), 0, "the push does not name it, or it was not connected "),
         (
