@@ -34,6 +34,9 @@ class Store(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     replicas: Annotated[int, Meta(ge=0)] = 0
     """What is acknowledged to anybody is on so many replicas of its primary, so that it survives a
     failover. While fewer answer, nothing is accepted."""
+    log_records: Positive = 1_000_000
+    """Entries of a partition's log from which on pushes and what app servers set are refused. Profile
+    changes and receipts wait from 5/4 of it on, registrations from 6/4 on. A snapshot shortens it."""
     insecure_durability: bool = False
     """Accept a store without AOF or with an evicting memory policy. It will lose messages."""
 

@@ -29,6 +29,8 @@ HELP: Final[dict[str, str]] = {
     "columba_partition_pushes": "Pushes of which the partition has more than the log",
     "columba_partition_bytes": "Memory of the partition's state, estimated",
     "columba_partition_log_length": "Entries of the partition's log in the store",
+    "columba_partition_log_limit": "Entries from which on the log takes no more pushes",
+    "columba_log_full_total": "Calls of the store that a full log refused, by what they were to append",
     "columba_partition_replay_records": "Records since the last snapshot, which a takeover replays",
     "columba_partition_snapshot_seconds": "How long the last snapshot took",
     "columba_partition_snapshot_bytes": "How much the last snapshot wrote",

@@ -46,6 +46,7 @@ class Errno(IntEnum):
     NOT_COUNTED_YET = 50304
     STARTING = 50305
     EDGES_AWAY = 50306
+    LOG_FULL = 50307
 
 
 class Meaning(NamedTuple):
@@ -131,6 +132,11 @@ MEANINGS: Final[dict[Errno, Meaning]] = {
     ),
     Errno.NOT_COUNTED_YET: Meaning(
         "UNAVAILABLE", "the push is so new that it may not have been counted yet; try again", 500
+    ),
+    Errno.LOG_FULL: Meaning(
+        "UNAVAILABLE",
+        "the log of a partition is full, since no dispatch node writes snapshots that shorten it; try again",
+        5000,
     ),
     Errno.EDGES_AWAY: Meaning(
         "UNAVAILABLE",

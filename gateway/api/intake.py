@@ -34,7 +34,7 @@ from gateway.metrics import Counter, Histogram
 from gateway.store import keys
 from gateway.store.client import Store
 from gateway.store.clock import StoreClock
-from gateway.store.errors import Fenced, ProducerFull, StoreError, StoreUnavailable
+from gateway.store.errors import Fenced, LogFull, ProducerFull, StoreError, StoreUnavailable
 from gateway.store.pushes import (
     Claim,
     Parts,
@@ -76,6 +76,10 @@ class Refused(Exception):
 
 class Busy(Refused):
     """The bounded queue in front of the store is full: nothing was taken."""
+
+
+class LogIsFull(Busy):
+    """The log of a partition is full, since nobody shortens it: nothing was taken."""
 
 
 class Unavailable(Refused):
@@ -248,12 +252,15 @@ class Intake:
     async def _append(
         self, tenure: Tenure, p: int, part: PushPart, deadline: float, stay: Stay
     ) -> bytes:
-        """The part's unknown indexes (u32 LE each). Raises Busy, Unavailable, Fenced."""
+        """The part's unknown indexes (u32 LE each). Raises Busy, LogIsFull, Unavailable, Fenced."""
         future = self._submit(tenure, p, part, stay)
         await _until_done(future, deadline - time.monotonic())
         if not future.done() or future.cancelled():
             raise Unavailable(part.push_id)
-        return future.result()
+        try:
+            return future.result()
+        except LogFull:
+            raise LogIsFull(part.push_id) from None
 
     async def _next(self, lost: Tenure, part: PushPart, deadline: float) -> Tenure:
         try:
@@ -364,13 +371,15 @@ class Intake:
                 pass  # a dispatch node spreads it once more, which changes nothing
 
     async def _insist(self, call: Callable[[], Awaitable[T]], limit_s: float, push_id: int) -> T:
-        """Repeat until the outcome is known. Raises Unavailable after `limit_s`."""
+        """Repeat until the outcome is known. Raises LogIsFull, Unavailable after `limit_s`."""
         delay = _RETRY_MIN_S
         try:
             async with asyncio.timeout(limit_s):
                 while True:
                     try:
                         return await call()
+                    except LogFull:
+                        raise LogIsFull(push_id) from None
                     except StoreUnavailable:
                         await asyncio.sleep(delay)
                         delay = min(delay * 2, _RETRY_MAX_S)

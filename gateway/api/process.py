@@ -148,6 +148,7 @@ class ApiProcess:
                     self._store_url,
                     timeout_s=self._config.store.timeout_s,
                     replicas=self._config.store.replicas,
+                    log_records=self._config.store.log_records,
                 )
             except StoreUnavailable as error:
                 _log.warning("waiting for the store", reason=str(error))

@@ -16,7 +16,7 @@ from gateway.api.audiences import encoded, notes, refusal, settle
 from gateway.api.bodies import Body
 from gateway.api.credentials import opened
 from gateway.api.errors import MEANINGS, ApiError, Errno
-from gateway.api.intake import Busy, Exceeded, IdempotencyConflict, Unavailable
+from gateway.api.intake import Busy, Exceeded, IdempotencyConflict, LogIsFull, Unavailable
 from gateway.api.order import Accepted
 from gateway.api.push_body import Request, parse
 from gateway.api.service import Backend, Service
@@ -138,6 +138,8 @@ def as_api_error(failure: Exception) -> ApiError:
         return ApiError(errno, said, retry_ms=retry_ms)
     if isinstance(failure, Busy | Unavailable):
         errno = Errno.BUSY if isinstance(failure, Busy) else Errno.STORE_AWAY
+        if isinstance(failure, LogIsFull):
+            errno = Errno.LOG_FULL
         return ApiError(errno, trace_id=str(failure.push_id or ""))
     if isinstance(failure, StoreUnavailable):
         return ApiError(Errno.STORE_AWAY)

@@ -248,6 +248,7 @@ def _backend_samples(backend: Backend) -> Iterator[Sample]:
         # Of the current producer: a new lease begins at zero, which rate() understands.
         yield "columba_store_calls_total", {}, tenure.producer.calls_total
         yield "columba_store_retries_total", {}, tenure.producer.retries_total
+        yield "columba_log_full_total", {"of": "pushes"}, tenure.producer.full_total
     for quota, count in backend.quotas.refused_total.items():
         yield "columba_app_refused_total", {"quota": quota}, count
     yield from queue_samples("pushes", waiting, seat.pace.waiting)

@@ -2,29 +2,17 @@
 once folded.
 
 An account's list and its devices have different owners; the caller goes from one to the other
-(`gateway.api.binding`). One batch of a partition is open at a time for each of the two, so limits hold
-and who asks afterwards finds what was set. An owner that has been given up without knowing finds out
-before it answers: by what it writes, or by asking the store.
+(`gateway.api.binding`).
 """
 
-import asyncio
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from gateway.dispatch.accounts import NOBODYS, Entry, Holding
-from gateway.dispatch.owned import Owned
 from gateway.dispatch.partition import Partition
-from gateway.dispatch.queries import catch_up
+from gateway.dispatch.turns import Turns, as_rpc_errors
 from gateway.rpc import Method, RpcError
-from gateway.store import ownership
-from gateway.store.client import Store
-from gateway.store.errors import Fenced, StoreUnavailable
 from protocol.schema import log_pb2, rpc_pb2
-
-_WAITING: Final = 1_000
-"""Batches that may wait, over all partitions."""
 
 
 class Listed(NamedTuple):
@@ -105,36 +93,26 @@ def check_holders(partition: Partition, app: int, items: Sequence[rpc_pb2.Holder
 class Binding:
     """RPC handlers over the partitions of a node."""
 
-    def __init__(
-        self,
-        store: Store,
-        owned: Mapping[int, Owned],
-        may_act: Callable[[], bool],
-        per_account: int,
-    ) -> None:
-        self._store = store
-        self._owned = owned
-        self._may_act = may_act
+    def __init__(self, turns: Turns, per_account: int) -> None:
+        self._turns = turns
         self._per_account = per_account
-        self._locks: defaultdict[tuple[Method, int], asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._waiting = 0
 
     async def account(self, body: bytes) -> bytes:
         """columba.rpc.AccountRequest -> AccountReply. RpcError 'not_owner', 'busy' or 'unavailable'."""
         request = rpc_pb2.AccountRequest.FromString(body)
-        async with self._turn(Method.ACCOUNT, request.partition) as owned:
+        async with self._turns.turn(Method.ACCOUNT, request.partition) as owned:
             found = check_lists(owned.partition, request.app, request.items, self._per_account)
-            await self._write(owned, found.record)
+            await self._turns.write(owned, found.record)
         beside = [_bindings(others) for others in found.beside]
         return rpc_pb2.AccountReply(errors=found.errors, beside=beside).SerializeToString()
 
     async def holder(self, body: bytes) -> bytes:
         """columba.rpc.HolderRequest -> HolderReply. RpcError as above."""
         request = rpc_pb2.HolderRequest.FromString(body)
-        async with self._turn(Method.HOLDER, request.partition) as owned:
-            await self._know(owned, request.app, [item.index for item in request.items])
+        async with self._turns.turn(Method.HOLDER, request.partition) as owned:
+            await self._turns.know(owned, request.app, [item.index for item in request.items])
             found = check_holders(owned.partition, request.app, request.items)
-            await self._write(owned, found.record)
+            await self._turns.write(owned, found.record)
         return rpc_pb2.HolderReply(
             errors=found.errors,
             was=[holding.account for holding in found.was],
@@ -144,11 +122,11 @@ class Binding:
     async def lookup(self, body: bytes) -> bytes:
         """columba.rpc.LookupRequest -> LookupReply. RpcError 'not_owner' or 'unavailable'."""
         request = rpc_pb2.LookupRequest.FromString(body)
-        owned = self._owner(request.partition)
-        with _as_rpc_errors():
-            await self._know(owned, request.app, request.index)
-            await self._confirm(owned)
-        if self._owner(request.partition) is not owned:
+        owned = self._turns.owner(request.partition)
+        with as_rpc_errors():
+            await self._turns.know(owned, request.app, request.index)
+            await self._turns.confirm(owned)
+        if self._turns.owner(request.partition) is not owned:
             raise RpcError("not_owner", f"partition {request.partition} has changed hands")
         # From here on nothing is waited for.
         accounts = owned.partition.accounts
@@ -158,62 +136,6 @@ class Binding:
             holders=[accounts.holding_of(index).account for index in request.index],
             known=[index in devices for index in request.index],
         ).SerializeToString()
-
-    @asynccontextmanager
-    async def _turn(self, method: Method, p: int) -> AsyncIterator[Owned]:
-        """The partition's turn for one batch."""
-        self._owner(p)
-        if self._waiting >= _WAITING:
-            raise RpcError("busy", "too many changes of accounts wait")
-        self._waiting += 1
-        try:
-            async with self._locks[method, p]:
-                with _as_rpc_errors():
-                    # Asked only now: a batch that has waited for longer than our lease would come
-                    # after what other owners have answered meanwhile.
-                    yield self._owner(p)
-        finally:
-            self._waiting -= 1
-
-    async def _know(self, owned: Owned, app: int, indexes: Iterable[int]) -> None:
-        """A device that is not known may have registered just now: then its session stands in the log.
-        Raises StoreUnavailable."""
-        devices = owned.partition.devices_of(app)
-        if not all(index in devices for index in indexes) and not await catch_up(
-            self._store, owned
-        ):
-            raise StoreUnavailable(f"partition {owned.p} is behind its log")
-
-    async def _write(self, owned: Owned, record: bytes) -> None:
-        if record:
-            await owned.append_and_fold(record)
-        else:
-            await self._confirm(owned)  # that nothing is to change is an answer from the state, too
-
-    async def _confirm(self, owned: Owned) -> None:
-        """That no other node has the partition. Raises Fenced, StoreUnavailable.
-
-        What others changed was answered once it was folded, by the owner of that time: while we are
-        still the owner that was us.
-        """
-        if await ownership.fence_of(self._store, owned.p) != owned.fence:
-            raise Fenced(f"partition {owned.p} has another owner")
-
-    def _owner(self, p: int) -> Owned:
-        owned = self._owned.get(p)
-        if owned is None or not owned.live or not self._may_act():
-            raise RpcError("not_owner", f"partition {p} is not owned here")
-        return owned
-
-
-@contextmanager
-def _as_rpc_errors() -> Iterator[None]:
-    try:
-        yield
-    except Fenced:
-        raise RpcError("not_owner", "another node has taken the partition") from None
-    except StoreUnavailable as error:
-        raise RpcError("unavailable", str(error)) from None
 
 
 def _bindings(entries: Sequence[Entry]) -> rpc_pb2.Bindings:

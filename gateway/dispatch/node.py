@@ -21,6 +21,7 @@ from gateway.dispatch.peers import Peers
 from gateway.dispatch.permits import Permits
 from gateway.dispatch.queries import Queries
 from gateway.dispatch.tagging import Tagging, TagLimits
+from gateway.dispatch.turns import Turns
 from gateway.loopstall import LoopStall
 from gateway.metrics import Sample, encode_stats, process_samples
 from gateway.rpc import Handler, Method
@@ -71,10 +72,11 @@ class Node:
         self.contents = Contents(store, config.dispatch.content_cache_bytes)
         self.queries = Queries(store, self.owned, self.may_act, clock.now_ms)
         self.explaining = Explaining(store, self.owned, self.may_act, clock.now_ms)
+        turns = Turns(store, self.owned, self.may_act)
         limits = TagLimits(config.dispatch.tags_per_device, config.dispatch.tags_per_app)
-        self.tagging = Tagging(self.owned, limits)
+        self.tagging = Tagging(turns, limits)
         per_account = config.dispatch.devices_per_account
-        self.binding = Binding(store, self.owned, self.may_act, per_account)
+        self.binding = Binding(turns, per_account)
         self.controlling = Controlling(self.owned, self.may_act)
         self.peers = Peers(secret)
         self.permits = Permits(store, lease.identity, self.owned, self.may_act, self.peers)
@@ -385,6 +387,7 @@ def _partition_samples(owned: Owned) -> Iterable[Sample]:
     yield "columba_partition_pushes", labels, len(partition.pushes)
     yield "columba_partition_bytes", labels, owned.snapshotting.footprint.bytes
     yield "columba_partition_log_length", labels, owned.log_length
+    yield "columba_partition_log_limit", labels, owned.log_limit
     yield "columba_partition_replay_records", labels, owned.snapshotting.replay_records
     yield "columba_partition_snapshot_seconds", labels, owned.snapshots.last.seconds
     yield "columba_partition_snapshot_bytes", labels, owned.snapshots.last.bytes

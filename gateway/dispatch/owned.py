@@ -27,9 +27,9 @@ from gateway.slices import in_slices
 from gateway.store import ownership
 from gateway.store import pushes as store_pushes
 from gateway.store.client import Store
-from gateway.store.errors import Fenced, StoreError, StoreUnavailable
+from gateway.store.errors import Fenced, LogFull, StoreError, StoreUnavailable
 from gateway.store.leases import Identity
-from gateway.store.log import Entry, position_key, tail
+from gateway.store.log import Entry, Room, position_key, tail
 from gateway.store.snapshots import Snapshots
 from protocol.schema import log_pb2
 
@@ -37,6 +37,10 @@ _log = structlog.get_logger("columba.dispatch")
 
 _DUE: Final = 1_000
 """Push ids in one `due` record."""
+_LONG_LOG_S: Final = 1.0
+"""Between two snapshots that are written because the log is long."""
+_FOLDED_S: Final = 10.0
+"""A record of ours that is not folded after so long: the log is not read any more, or far behind."""
 
 
 class Surroundings(NamedTuple):
@@ -246,8 +250,9 @@ class Owned:
                     self._retention.add(push)  # not written: it comes due again
             raise
 
-    async def _append(self, record: bytes) -> None:
-        """Until its outcome is known; a lost reply is repeated under its seq. Fenced when deposed."""
+    async def _append(self, record: bytes, room: Room | None = None) -> str:
+        """Until its outcome is known; a lost reply is repeated under its seq. Its position, "" if the first
+        reply was lost. Raises Fenced when deposed, LogFull."""
         around = self._around
         async with self._append_turn:  # a second call under a greater seq would make this one old
             self.seq += 1
@@ -260,7 +265,10 @@ class Owned:
                         fence=self.fence,
                         seq=self.seq,
                         record=record,
+                        room=room,
                     )
+                except LogFull:
+                    raise
                 except StoreUnavailable:
                     await asyncio.sleep(0.2)
                     await around.store.wait_up()
@@ -268,13 +276,21 @@ class Owned:
                     self.deposed = True
         raise Fenced(f"partition {self.p} has another owner")
 
-    async def append_and_fold(self, record: bytes) -> None:
-        """Append a record of the owner's and wait until it is folded. Raises Fenced."""
-        await self._append(record)
-        end = position_key(await tail(self._around.store, self.p))
+    @property
+    def log_limit(self) -> int:
+        """Entries of the log from which on it takes no more pushes; 0 = no limit."""
+        return Room.PUSHES.of(self._around.store)
+
+    async def append_and_fold(self, record: bytes, room: Room | None = None) -> None:
+        """Append a record of the owner's and wait until it is folded. `room`: None for what ends things,
+        which a full log takes as well. Raises Fenced, StoreUnavailable (LogFull among them)."""
+        position = await self._append(record, room) or await tail(self._around.store, self.p)
+        end, deadline = position_key(position), time.monotonic() + _FOLDED_S
         while position_key(self.partition.position) < end:
             if self.deposed:
                 raise Fenced(f"partition {self.p} has another owner")
+            if time.monotonic() >= deadline:
+                raise StoreUnavailable(f"partition {self.p} is behind its log")
             await asyncio.sleep(0.002)
 
     async def drop_contents(self) -> None:
@@ -290,7 +306,14 @@ class Owned:
     # Snapshots.
 
     def snapshot_due(self, now: float) -> bool:
-        return self.live and self.snapshotting.due(now)
+        return self.live and (self.snapshotting.due(now) or self._log_is_long())
+
+    def _log_is_long(self) -> bool:
+        """And a snapshot makes it shorter, even if nothing has happened since the last one: a log that takes
+        no more records would wait for the next one for ever."""
+        long = 0 < self.log_limit <= 2 * self.log_length
+        behind = position_key(self.snapshots.trimmed_to) < position_key(self.partition.position)
+        return long and behind and time.monotonic() - self.snapshots.written_at >= _LONG_LOG_S
 
     async def snapshot(self) -> None:
         """Write what changed since the last one and trim the log."""

@@ -32,7 +32,10 @@ async def run(config: Config, secrets: Secrets, store_url: str, ready: Ready) ->
         loop.add_signal_handler(number, stopping.set)
     keep_collections_short()
     store = await Store.connect_patiently(
-        store_url, timeout_s=config.store.timeout_s, replicas=config.store.replicas
+        store_url,
+        timeout_s=config.store.timeout_s,
+        replicas=config.store.replicas,
+        log_records=config.store.log_records,
     )
     reader_store = await store.another()
     handlers: dict[Method, Handler] = {}

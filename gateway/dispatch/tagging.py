@@ -1,21 +1,15 @@
 """Tags that app servers set: checked against the state, written to the log, answered once folded.
 
-The owner does it, because only the state knows how many tags a device carries. One batch of a
-partition is open at a time, so limits hold and who asks afterwards finds what was set.
+The owner does it, because only the state knows how many tags a device carries.
 """
 
-import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from gateway.dispatch.owned import Owned
 from gateway.dispatch.partition import Partition
-from gateway.rpc import RpcError
-from gateway.store.errors import Fenced
+from gateway.dispatch.turns import Turns
+from gateway.rpc import Method
 from protocol.schema import log_pb2, rpc_pb2
-
-_WAITING: Final = 1_000
-"""Batches that may wait for one partition."""
 
 
 class TagLimits(NamedTuple):
@@ -76,28 +70,15 @@ def check(
 class Tagging:
     """The RPC handler over the partitions of a node."""
 
-    def __init__(self, owned: Mapping[int, Owned], limits: TagLimits) -> None:
-        self._owned = owned
+    def __init__(self, turns: Turns, limits: TagLimits) -> None:
+        self._turns = turns
         self._limits = limits
-        self._locks: dict[int, asyncio.Lock] = {}
-        self._waiting = 0
 
     async def tag(self, body: bytes) -> bytes:
-        """columba.rpc.TagRequest -> TagReply. RpcError 'not_owner' or 'busy'."""
+        """columba.rpc.TagRequest -> TagReply. RpcError 'not_owner', 'busy' or 'unavailable'."""
         request = rpc_pb2.TagRequest.FromString(body)
-        owned = self._owned.get(request.partition)
-        if owned is None or not owned.live:
-            raise RpcError("not_owner", f"partition {request.partition} is not owned here")
-        if self._waiting >= _WAITING:
-            raise RpcError("busy", "too many changes of tags wait")
-        self._waiting += 1
-        try:
-            async with self._locks.setdefault(request.partition, asyncio.Lock()):
-                checked = check(owned.partition, request.app, request.items, self._limits)
-                if checked.record:
-                    await owned.append_and_fold(checked.record)
-        except Fenced:
-            raise RpcError("not_owner", "another node has taken the partition") from None
-        finally:
-            self._waiting -= 1
+        async with self._turns.turn(Method.TAG, request.partition) as owned:
+            await self._turns.know(owned, request.app, [item.index for item in request.items])
+            checked = check(owned.partition, request.app, request.items, self._limits)
+            await self._turns.write(owned, checked.record)
         return rpc_pb2.TagReply(errors=checked.errors).SerializeToString()

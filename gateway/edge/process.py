@@ -86,6 +86,7 @@ class EdgeProcess:
             self._store_url,
             timeout_s=self._config.store.timeout_s,
             replicas=self._config.store.replicas,
+            log_records=self._config.store.log_records,
         )
         self._wire(loop)
         await self._open(loop)
@@ -296,6 +297,8 @@ class EdgeProcess:
         yield "columba_writes_total", {}, r.writes_total
         yield "columba_store_calls_total", {"path": "up"}, self.registrar.calls_total
         yield "columba_store_calls_total", {"path": "back"}, self.uplink.calls_total
+        yield "columba_log_full_total", {"of": "sessions"}, self.registrar.full_total
+        yield "columba_log_full_total", {"of": "reports"}, self.uplink.full_total
         yield "columba_send_queue_bytes", {}, r.unsent_bytes
         for reason, count in s.closes.items():
             yield "columba_closes_total", {"reason": reason}, count

@@ -91,6 +91,11 @@ class Registrar:
     def calls_total(self) -> int:
         return self._producer.calls_total if self._producer else 0
 
+    @property
+    def full_total(self) -> int:
+        """Calls that a full log refused."""
+        return self._producer.full_total if self._producer else 0
+
     def _require(self) -> Producer[Change, Answer | None]:
         assert self._producer is not None, "begin() comes first"
         return self._producer

@@ -90,6 +90,11 @@ class Uplink:
     def calls_total(self) -> int:
         return self._producer.calls_total if self._producer else 0
 
+    @property
+    def full_total(self) -> int:
+        """Calls that a full log refused."""
+        return self._producer.full_total if self._producer else 0
+
     async def drain(self) -> None:
         if self._producer is not None:
             await self._producer.drain()

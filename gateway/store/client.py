@@ -50,8 +50,12 @@ class Store:
     commands whose reply was lost: their outcome is unknown, repeat them under their seq.
     """
 
-    def __init__(self, url: str, dial: Dial, servers: Servers, replicas: int) -> None:
+    def __init__(
+        self, url: str, dial: Dial, servers: Servers, replicas: int, log_records: int
+    ) -> None:
         self.url = url
+        self.log_records = log_records
+        """See config.Store; 0 = no limit."""
         self._dial = dial
         self._servers = servers
         self._replicas = replicas
@@ -60,8 +64,10 @@ class Store:
         self._readers: set[Link] = set()
 
     @classmethod
-    async def connect(cls, url: str, *, timeout_s: float = 5.0, replicas: int = 0) -> Self:
-        """Connect once; StoreUnavailable if that fails. `replicas`: see config.Store."""
+    async def connect(
+        cls, url: str, *, timeout_s: float = 5.0, replicas: int = 0, log_records: int = 0
+    ) -> Self:
+        """Connect once; StoreUnavailable if that fails. `replicas`, `log_records`: see config.Store."""
         dial = Dial(url, timeout_s)
         links = [Link(dial, seed) for seed in dial.seeds]
         servers: Servers | None = None
@@ -75,17 +81,19 @@ class Store:
             for link in links:
                 if not (isinstance(servers, Single) and servers.plain is link):
                     await link.close()
-        return cls(url, dial, servers, replicas)
+        return cls(url, dial, servers, replicas, log_records)
 
     @classmethod
     async def connect_patiently(
-        cls, url: str, *, timeout_s: float = 5.0, replicas: int = 0
+        cls, url: str, *, timeout_s: float = 5.0, replicas: int = 0, log_records: int = 0
     ) -> Self:
         """As `connect`, again and again: the store may start after us."""
         delay = _RETRY_MIN_S
         while True:
             try:
-                return await cls.connect(url, timeout_s=timeout_s, replicas=replicas)
+                return await cls.connect(
+                    url, timeout_s=timeout_s, replicas=replicas, log_records=log_records
+                )
             except StoreUnavailable:
                 await asyncio.sleep(delay * random.uniform(0.5, 1.0))
                 delay = min(delay * 2, _RETRY_MAX_S)
@@ -93,7 +101,10 @@ class Store:
     async def another(self) -> "Store":
         """Further connections to the same store."""
         return await Store.connect(
-            self.url, timeout_s=self._dial.timeout_s, replicas=self._replicas
+            self.url,
+            timeout_s=self._dial.timeout_s,
+            replicas=self._replicas,
+            log_records=self.log_records,
         )
 
     async def close(self) -> None:

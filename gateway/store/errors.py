@@ -17,6 +17,11 @@ class ProducerFull(StoreError):
     """The bounded queue in front of the store is full: refuse the caller, nothing was taken."""
 
 
+class LogFull(StoreUnavailable):
+    """The log of the partition has as many entries as it may have; nothing was done. It gets shorter with
+    the next snapshot: who keeps what it wanted to append tries again, others are refused."""
+
+
 class Trimmed(StoreError):
     """A reader's position lies before what the log still holds: load the snapshot again."""
 

@@ -27,7 +27,7 @@ from redis.exceptions import (
 )
 
 from gateway.store.dial import Address, AnyConnection, Dial
-from gateway.store.errors import Fenced, StoreError, StoreUnavailable
+from gateway.store.errors import Fenced, LogFull, StoreError, StoreUnavailable
 
 _log = structlog.get_logger("columba.store")
 
@@ -317,6 +317,8 @@ def _mapped(refusal: ResponseError) -> StoreError:
     text = str(refusal)
     if text.startswith("FENCED"):
         return Fenced(text)
+    if text.startswith("LOGFULL"):
+        return LogFull(text)
     if isinstance(refusal, NoScriptError):
         return UnknownScript(text)
     # Refusals that time or an operator mends; the command was not executed.

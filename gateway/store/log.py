@@ -9,6 +9,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from enum import IntEnum
 from typing import Final, Generic, NamedTuple, TypeVar
 
 import structlog
@@ -17,6 +18,7 @@ from gateway.store import keys
 from gateway.store.client import Primary, Store
 from gateway.store.errors import (
     Fenced,
+    LogFull,
     ProducerFull,
     Replaced,
     StoreError,
@@ -37,6 +39,20 @@ _CALLS_HIGH: Final = 400
 _CALLS_LOW: Final = 200
 """Calls a second of one producer: above the high mark it gathers longer, below the low one shorter.
 What the store pays for is calls, not items: 60 edges x 16 partitions must not become 50,000 a second."""
+
+
+class Room(IntEnum):
+    """How full a log may be for whom, in percent of `store.log_records`. What can be refused stops first; then
+    what its senders keep until it is acknowledged; registrations last, since they are how devices come back
+    to get what makes the log shorter."""
+
+    PUSHES = 100
+    REPORTS = 125
+    SESSIONS = 150
+
+    def of(self, store: Store) -> int:
+        """In entries; 0 = no limit."""
+        return store.log_records * self // 100
 
 
 class Pace(NamedTuple):
@@ -73,7 +89,8 @@ class Producer(Generic[Item, Result]):
     `send(partition, seq, items)` makes one call of a store function and returns a result for each
     item; it is repeated with the same arguments until its outcome is known. `wanted(item)` is asked
     when a call is put together: items that nobody waits for any more are left out. `done(partition,
-    items, results)` hears of each call that is durable.
+    items, results)` hears of each call that is durable. While a log is full its calls are repeated as
+    well, unless `refusing`: then their futures raise LogFull.
     """
 
     def __init__(
@@ -84,10 +101,12 @@ class Producer(Generic[Item, Result]):
         *,
         wanted: Callable[[Item], bool] | None = None,
         done: Callable[[int, Sequence[Item], Sequence[Result]], None] | None = None,
+        refusing: bool = False,
     ) -> None:
         self._send = send
         self._wanted = wanted
         self._done = done
+        self._refusing = refusing
         self._pace = pace
         self._store = store
         self._queues: dict[int, _Queue[Item, Result]] = {}
@@ -99,6 +118,8 @@ class Producer(Generic[Item, Result]):
         self.waiting = 0
         self.calls_total = 0
         self.retries_total = 0
+        self.full_total = 0
+        """Calls that a full log refused."""
         self.fenced: Fenced | None = None
 
     def submit(self, p: int, item: Item, size: int = 0) -> asyncio.Future[Result]:
@@ -261,7 +282,11 @@ class Producer(Generic[Item, Result]):
         while True:
             try:
                 return await self._send(p, seq, items)
-            except StoreUnavailable:
+            except StoreUnavailable as error:
+                if isinstance(error, LogFull):
+                    self.full_total += 1
+                    if self._refusing:
+                        raise
                 self.retries_total += 1
                 await asyncio.sleep(delay * random.uniform(0.5, 1.0))
                 delay = min(delay * 2, _RETRY_MAX_S)
@@ -271,11 +296,13 @@ class Producer(Generic[Item, Result]):
 async def append(
     store: Store, p: int, identity: Identity, *, channel: str, seq: int, record: bytes
 ) -> bytes:
-    """One call of scripts/append.lua: the entry's id, b"" if this seq was executed before."""
+    """One call of scripts/append.lua: the entry's id, b"" if this seq was executed before.
+
+    Raises Fenced, StoreUnavailable (LogFull among them)."""
     entry_id: bytes = await store.run(
         "append",
         [keys.log(p), keys.producers(p)],
-        [identity.number, channel, identity.start, seq, record],
+        [identity.number, channel, identity.start, seq, record, Room.REPORTS.of(store)],
     )
     return entry_id
 

@@ -7,6 +7,7 @@ from gateway.store import keys
 from gateway.store.client import Store
 from gateway.store.fence import Fence, giver
 from gateway.store.leases import Identity
+from gateway.store.log import Room
 
 _SWEEP: Final = 500
 """Session entries removed in one call: bounds how long the store is busy with it."""
@@ -55,15 +56,34 @@ async def declare_edge_down(
 
 
 async def append_as_owner(
-    store: Store, p: int, identity: Identity, *, fence: int, seq: int, record: bytes
-) -> None:
-    """Append a record of the owner's own (timers that fired), once. Fenced, StoreUnavailable."""
-    await store.run(
+    store: Store,
+    p: int,
+    identity: Identity,
+    *,
+    fence: int,
+    seq: int,
+    record: bytes,
+    room: Room | None = None,
+) -> str:
+    """Append a record of the owner's own, once; its position, "" if this seq was executed before.
+
+    Raises Fenced, StoreUnavailable; LogFull where there is no `room` for it. None: what ends things (timers
+    that fired, stops, recalls) always finds some."""
+    position = await store.run(
         "owner_append",
         [keys.log(p), keys.producers(p), keys.owner(p)],
-        [identity.number, "o", identity.start, seq, record, int(fence)],
+        [
+            identity.number,
+            "o",
+            identity.start,
+            seq,
+            record,
+            int(fence),
+            0 if room is None else room.of(store),
+        ],
         on=giver(fence),
     )
+    return str(position.decode())
 
 
 async def sessions_of(store: Store, p: int, edge: int, start: int) -> list[int]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from gateway.store import keys
 from gateway.store.client import Argument, Store
 from gateway.store.leases import Identity
-from gateway.store.log import Pace, Producer
+from gateway.store.log import Pace, Producer, Room
 from protocol.frames import varint
 
 
@@ -48,10 +48,14 @@ def encode_push(  # a columba.log.Push; built by hand because it is built for ev
 
 
 def push_producer(store: Store, identity: Identity, pace: Pace) -> Producer[PushPart, bytes]:
-    """Appends parts of pushes; the result names the indexes (u32 LE each) the app does not have."""
+    """Appends parts of pushes; the result names the indexes (u32 LE each) the app does not have.
+
+    A full log refuses them: their futures raise LogFull."""
 
     async def send(p: int, seq: int, items: Sequence[PushPart]) -> Sequence[bytes]:
-        args: list[Argument] = [identity.number, "p" + identity.role[0], identity.start, seq]
+        args: list[Argument] = [
+            identity.number, "p" + identity.role[0], identity.start, seq, Room.PUSHES.of(store),
+        ]  # fmt: skip
         for part in items:
             args += (str(part.push_id), part.app, part.push, part.indexes, part.content)
         unknown: Sequence[bytes] = await store.run(
@@ -59,7 +63,7 @@ def push_producer(store: Store, identity: Identity, pace: Pace) -> Producer[Push
         )
         return unknown
 
-    return Producer(send, pace, store)
+    return Producer(send, pace, store, refusing=True)
 
 
 class Claim(NamedTuple):
@@ -129,7 +133,8 @@ async def accept(
 ) -> tuple[int, None] | tuple[None, Winner]:
     """Claim and accept in one step: (accepted_ms, None), or (None, who came first).
 
-    A repetition under the same push id after a lost reply gives the first call's time.
+    A repetition under the same push id after a lost reply gives the first call's time. Raises
+    LogFull where home's log is: then nothing was accepted.
     """
     record_key = keys.push_record(home, record.push_id)
     args: list[Argument] = [
@@ -143,11 +148,14 @@ async def accept(
         record.audience,
         record.content,
         record.options,
+        Room.PUSHES.of(store),
     ]
     for p, indexes in record.targets.items():
         args += (p, indexes)
     idem_key = keys.idempotency(home, claim.key_digest) if claim else record_key
-    done, value = await store.run("accept", [record_key, keys.fanouts(home), idem_key], args)
+    done, value = await store.run(
+        "accept", [record_key, keys.fanouts(home), idem_key, keys.log(home)], args
+    )
     if done:
         return int(value), None
     push_id, body_digest, answer = value.split(b" ", 2)

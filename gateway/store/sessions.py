@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from gateway.store import keys
 from gateway.store.client import Argument, Store
 from gateway.store.leases import Identity
-from gateway.store.log import Pace, Producer
+from gateway.store.log import Pace, Producer, Room
 from protocol.codes import CLOCK_SKEW_MS
 
 _ANSWER: Final = struct.Struct("<BIQ")
@@ -75,6 +75,7 @@ def session_producer(
         ups = [item for item in items if isinstance(item, Up)]
         args: list[Argument] = [
             identity.number, "s", identity.start, seq, 2 * CLOCK_SKEW_MS, len(ups),
+            Room.SESSIONS.of(store),
         ]  # fmt: skip
         for up in ups:
             kind, device = ("r", up.installation) if up.installation else ("t", str(up.device))

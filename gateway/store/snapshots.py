@@ -87,6 +87,11 @@ class Snapshots:
         """When the last one was written, or this owner began (monotonic seconds)."""
         self.last = Written(0.0, 0)
 
+    @property
+    def trimmed_to(self) -> str:
+        """Position up to which the log has been trimmed: that of the snapshot before the last one."""
+        return self._previous.position if self._previous is not None else "0-0"
+
     async def load(self) -> Snapshot | None:
         """The newest readable snapshot, or None: then the log is replayed from its beginning.
 

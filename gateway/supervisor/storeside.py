@@ -30,7 +30,10 @@ class StoreSide:
     async def open(cls, config: Config) -> Self:
         """Connect, and check or found the deployment. Raises StoreUnavailable, DeploymentError."""
         store = await Store.connect(
-            config.store.url, timeout_s=config.store.timeout_s, replicas=config.store.replicas
+            config.store.url,
+            timeout_s=config.store.timeout_s,
+            replicas=config.store.replicas,
+            log_records=config.store.log_records,
         )
         try:
             await establish(store, config)

@@ -25,6 +25,7 @@ from tests.faults.traffic import Traffic
 from tests.faults.verdict import Verdict, judge
 
 _POLL_S: Final = 0.1
+_TAGS_S: Final = 30.0
 _FLAPPING: Final = 0.05
 _LOSERS: Final = 5
 
@@ -82,9 +83,11 @@ class Run:
     async def _connect(self) -> None:
         await self._simulated.connect()
         await self._deployment.begin_sdk(self._size.devices)
+        deadline = time.monotonic() + _TAGS_S
         for child in self._deployment.sdk.children:
             for device, tags in zip(child.ids, child.config.tags, strict=True):
-                while (await self._server.device(device))["tags"] != tags:
+                while (known := await self._server.device(device))["tags"] != tags:
+                    assert time.monotonic() < deadline, f"tags {tags} do not arrive: {known}"
                     await asyncio.sleep(_POLL_S)
 
     def _traffic(self) -> Traffic:

@@ -1,16 +1,16 @@
 -- Append pushes to one partition's log, once; this is their accept where no other partition is
 -- concerned. Devices the app does not have here are left out and named in the answer.
 -- KEYS  1 {p}:log  2 {p}:producers  3 {p}:apps  4 {p}:content
--- ARGV  1 number  2 channel  3 start  4 seq
+-- ARGV  1 number  2 channel  3 start  4 seq  5 most entries
 --       then for each push: id, app number, Push (encoded, without indexes), indexes (u32 LE each), content
 --         content '' = it stands in a push record
--- Returns for each push the indexes (u32 LE each) that are unknown. Raises FENCED.
+-- Returns for each push the indexes (u32 LE each) that are unknown. Raises FENCED, LOGFULL.
 --!include lib_admit
 --!include lib_bytes
 
-local new = admit(KEYS[2], ARGV[1], ARGV[2], ARGV[3], ARGV[4])
-if new == nil then
-  return redis.error_reply('FENCED a newer start stands against this producer')
+local new, refused = admit(KEYS[2], ARGV[1], ARGV[2], ARGV[3], ARGV[4], KEYS[1], ARGV[5])
+if refused then
+  return refused
 end
 
 -- (known, unknown), each as packed indexes
@@ -30,7 +30,7 @@ local function sort_devices(app, indexes)
 end
 
 local answers, record = {}, {}
-for at = 5, #ARGV, 5 do
+for at = 6, #ARGV, 5 do
   local known, unknown = sort_devices(tonumber(ARGV[at + 1]), ARGV[at + 3])
   answers[#answers + 1] = unknown
   if new then

@@ -2,6 +2,7 @@
 -- KEYS  1 {p}:log  2 {p}:producers  3 {p}:sessions  4 {p}:counters  5 {p}:installs  6 {p}:apps
 --       7 {p}:nonces
 -- ARGV  1 edge number  2 channel  3 start  4 seq  5 ms a nonce is remembered  6 number of ups
+--       7 most entries
 --       then for each up:   row, connection, app number, kind, device, nonce, prior
 --         kind 't': a token; device = index (decimal). kind 'r': a registration; device = installation id
 --         prior = epoch of the session that this one continues (an edge under a new number), or 0
@@ -9,13 +10,13 @@
 -- Returns 13 bytes for each up: status (1), index (u32 LE), value (u64 LE).
 --   status 0 registered, value = epoch; 1 a connection at least as new is registered, value = its
 --   counter; 2 nonce seen before; 3 fenced since (only after a repetition); 4 no such device.
--- Raises FENCED. A repeated call (same seq) changes nothing and answers from what is stored.
+-- Raises FENCED, LOGFULL. A repeated call (same seq) changes nothing and answers from what is stored.
 --!include lib_admit
 --!include lib_bytes
 
-local new = admit(KEYS[2], ARGV[1], ARGV[2], ARGV[3], ARGV[4])
-if new == nil then
-  return redis.error_reply('FENCED a newer start or an edge_down stands against this edge')
+local new, refused = admit(KEYS[2], ARGV[1], ARGV[2], ARGV[3], ARGV[4], KEYS[1], ARGV[7])
+if refused then
+  return refused
 end
 
 local edge, start = ARGV[1], ARGV[3]
@@ -96,7 +97,7 @@ local function register(row, connection, app, kind, device, nonce, prior)
   return answer(0, index, epoch)
 end
 
-local at = 7
+local at = 8
 for _ = 1, tonumber(ARGV[6]) do
   register(ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), ARGV[at + 3], ARGV[at + 4],
     ARGV[at + 5], ARGV[at + 6])

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from gateway.dispatch import binding as binding_module
+from gateway.dispatch import turns as turns_module
 from gateway.dispatch.accounts import Entry as Listed
 from gateway.dispatch.accounts import Holding
 from gateway.dispatch.binding import Binding, check_holders, check_lists
 from gateway.dispatch.partition import Partition
+from gateway.dispatch.turns import Turns
 from gateway.rpc import RpcError
 from gateway.store import ownership
 from gateway.store.client import Store
@@ -184,6 +185,13 @@ async def change_holders(
     return rpc_pb2.HolderReply.FromString(await owner.node.binding.holder(body))
 
 
+async def set_tag(owner: Running, index: int, *tags: str) -> rpc_pb2.TagReply:
+    """Of a device of app 1; nothing changes without a tag."""
+    items = [rpc_pb2.TagItem(index=index, add=tags)]
+    body = rpc_pb2.TagRequest(partition=0, app=1, items=items).SerializeToString()
+    return rpc_pb2.TagReply.FromString(await owner.node.tagging.tag(body))
+
+
 async def look_up(
     owner: Running, *accounts: str, index: list[int] | None = None
 ) -> rpc_pb2.LookupReply:
@@ -248,7 +256,7 @@ async def test_batches_of_a_partition_come_one_after_the_other(store: Store) -> 
 
 
 async def test_too_many_batches_are_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(binding_module, "_WAITING", 2)
+    monkeypatch.setattr(turns_module, "_WAITING", 2)
     async with running(store) as owner:
         await owner.live()
         calls = [change_lists(owner, add("u1", n, n + 1)) for n in range(4)]
@@ -273,6 +281,8 @@ async def refused(owner: Running) -> None:
         change_holders(owner, to("u2", 0)),
         change_holders(owner, leave("none", 0)),
         look_up(owner, "u1"),
+        set_tag(owner, 1, "vip"),
+        set_tag(owner, 1),
     ):
         with pytest.raises(RpcError, match="not_owner"):
             async with asyncio.timeout(5):
@@ -315,7 +325,7 @@ async def test_a_batch_that_waited_until_the_lease_ran_out_is_not_written(store:
     async with running(store) as owner:
         await owner.live()
         acts = True
-        handlers = Binding(store, owner.node.owned, lambda: acts, 10)
+        handlers = Binding(Turns(store, owner.node.owned, lambda: acts), 10)
         one, two = (
             asyncio.create_task(
                 handlers.account(

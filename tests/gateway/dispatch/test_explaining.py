@@ -49,7 +49,7 @@ async def push(store: Store, push_id: int, *devices: int, audience: bytes = b"")
     await store.run(
         "push",
         [keys.log(0), keys.producers(0), keys.apps(0), keys.content(0)],
-        [9, "pa", 1, seq, str(push_id), 1, head, packed, content("x")],
+        [9, "pa", 1, seq, 0, str(push_id), 1, head, packed, content("x")],
     )
 
 
@@ -64,7 +64,7 @@ async def fan_out(store: Store, audience: bytes, targets: dict[int, bytes], *rea
             await store.run(
                 "push",
                 [keys.log(p), keys.producers(p), keys.apps(p), keys.content(p)],
-                [9, "pa", 1, seq, str(FAN_OUT), 1, part.push, part.indexes, b""],
+                [9, "pa", 1, seq, 0, str(FAN_OUT), 1, part.push, part.indexes, b""],
             )
     await pushes.fanout_done(store, 1, FAN_OUT, reached)
 

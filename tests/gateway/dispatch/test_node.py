@@ -57,6 +57,7 @@ async def push(store: Store, push_id: int, *devices: int, ttl_s: int = 60, p: in
             "pa",
             API.start,
             seq,
+            0,
             str(push_id),
             app,
             head,

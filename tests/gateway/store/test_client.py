@@ -91,11 +91,11 @@ async def test_refusals_say_whether_to_repeat(store: Store) -> None:
         with pytest.raises(StoreUnavailable):
             await store.call("SET", "more", "x")
         with pytest.raises(StoreUnavailable):
-            await store.run("append", ["{0}:log", "{0}:producers"], [1, "u", 1, 1, b"r"])
+            await store.run("append", ["{0}:log", "{0}:producers"], [1, "u", 1, 1, b"r", 0])
     finally:
         await store.call("CONFIG", "SET", "maxmemory", 0)
     # The refused append has left no trace: the same seq is still new.
-    assert await store.run("append", ["{0}:log", "{0}:producers"], [1, "u", 1, 1, b"r"])
+    assert await store.run("append", ["{0}:log", "{0}:producers"], [1, "u", 1, 1, b"r", 0])
 
 
 async def test_connecting_to_nobody_says_so(short_path: Path) -> None:

@@ -223,7 +223,7 @@ async def test_an_edge_declared_down_registers_and_appends_no_more(store: Store)
     with pytest.raises(Fenced):
         await desk.up(with_token(live.device, 2, connection=2))
     with pytest.raises(Fenced):
-        await store.run("append", [keys.log(0), keys.producers(0)], [1, "u", 10, 99, b"r"])
+        await store.run("append", [keys.log(0), keys.producers(0)], [1, "u", 10, 99, b"r", 0])
     assert await everything(store) == before
 
     # The next start under the same number may.
@@ -251,12 +251,12 @@ async def test_the_end_of_an_edge_fences_no_node_and_no_api_process_of_its_numbe
         await store.run(
             "push",
             [keys.log(0), keys.producers(0), keys.apps(0), keys.content(0)],
-            [1, channel, 5, 1, "7", APP, b"", b"", b""],
+            [1, channel, 5, 1, 0, "7", APP, b"", b"", b""],
         )
     await store.run(
         "owner_append",
         [keys.log(0), keys.producers(0), keys.owner(0)],
-        [1, "o", 5, 1, b"due", fence],
+        [1, "o", 5, 1, b"due", fence, 0],
     )
     assert len(await log_of(store, 0)) == 4
 
