@@ -77,7 +77,11 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--freeze", type=float, default=Size().freeze_s, help="s of a standstill")
     parser.add_argument("--settle", type=float, default=Size().settle_s, help="s to arrive in")
-    parser.add_argument("--features", default="", help=f"of {','.join(FEATURES)}")
+    parser.add_argument(
+        "--features",
+        default=",".join(FEATURES),
+        help="what the traffic uses (default: %(default)s)",
+    )
     parser.add_argument(
         "--product-times", action="store_true", help="leases and delays as they are by default"
     )

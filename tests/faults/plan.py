@@ -7,7 +7,7 @@ Address = tuple[str, int] | str
 """(host, port), or the path of a unix socket."""
 
 FEATURES: Final = ("priority", "recall", "collapse")
-"""Parts of the HTTP interface that the traffic uses only when told to."""
+"""Parts of the HTTP interface that the traffic can do without."""
 
 
 class CannotHere(Exception):
@@ -37,6 +37,6 @@ class Size:
     """Pushes go on for so long after everything has been healed."""
     settle_s: float = 60.0
     """Everything must have arrived, and have been reported, after so long."""
-    features: frozenset[str] = frozenset()
+    features: frozenset[str] = frozenset(FEATURES)
     product_times: bool = False
     """Leases and delays of the defaults, in place of short ones: for figures of recovery."""

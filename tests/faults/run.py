@@ -129,15 +129,10 @@ class Run:
         """Until all that must arrive has arrived, or the time is up: the verdict tells which."""
         began = time.monotonic()
         sdk = frozenset(self._deployment.sdk.ids)
-        wanted = {
-            p.push_id: len(p.devices - sdk) for p in traffic.told.pushes.values() if p.must_arrive
-        }
-        for_sdk = {
-            (device, p.push_id)
-            for p in traffic.told.pushes.values()
-            if p.must_arrive
-            for device in p.devices & sdk
-        }
+        # One that a newer one of its key may replace is not waited for, only judged.
+        due = [p for p in traffic.told.pushes.values() if p.must_arrive and not p.collapse_key]
+        wanted = {p.push_id: len(p.devices - sdk) for p in due}
+        for_sdk = {(device, p.push_id) for p in due for device in p.devices & sdk}
         while (waited_s := time.monotonic() - began) < self._size.settle_s:
             counts = await self._simulated.shown_counts()
             late = sum(counts.get(push_id, 0) < count for push_id, count in wanted.items())
