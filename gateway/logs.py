@@ -24,7 +24,7 @@ _FIRST: Final = ("timestamp", "level", "role", "event")
 def configure(level: str, *, role: str, stream: TextIO | None = None) -> None:
     """Set up structlog, and logging for the libraries that use it. `level`: a key of LEVELS.
 
-    Call it once a process, and again after a fork to name the new role. Plain text when `stream`
+    Call it once a process; `take_role` names another role after a fork. Plain text when `stream`
     (standard error) is a terminal.
     """
     target = sys.stderr if stream is None else stream
@@ -45,12 +45,17 @@ def configure(level: str, *, role: str, stream: TextIO | None = None) -> None:
         # Loggers made at import must follow a later configure(), as after a fork.
         cache_logger_on_first_use=False,
     )
-    structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(role=role)
+    take_role(role)
     root = logging.getLogger()
     root.handlers[:] = [_Forward()]
     # Libraries are chatty below warning: redis tells of every reconnect, uvicorn of every start.
     root.setLevel(max(LEVELS[level], logging.WARNING))
+
+
+def take_role(role: str) -> None:
+    """What the lines of this process are marked with from now on."""
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(role=role)
 
 
 def get(**bound: object) -> structlog.typing.FilteringBoundLogger:

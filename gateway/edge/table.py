@@ -5,8 +5,8 @@ bytes). A descriptor is not an identity, since the kernel hands it out again at 
 generation, and whoever comes back later (a store reply, a timer) names both.
 """
 
-from array import array
-from typing import Final
+import mmap
+from typing import Final, Literal
 
 from pyroaring import BitMap
 
@@ -20,21 +20,28 @@ HANDSHAKE_TICK_S: Final = 0.25
 """The same for the time to HELLO and WELCOME: 254 ticks are 63 s."""
 
 
+def column(code: Literal["B", "H", "I", "Q"], size: int) -> "memoryview[int]":
+    """`size` zeros of a `struct` code, of which the kernel gives memory to those that are used: with many
+    edges on a machine, what is not here yet costs nothing."""
+    width = {"B": 1, "H": 2, "I": 4, "Q": 8}[code]
+    return memoryview(mmap.mmap(-1, width * size)).cast(code)
+
+
 class Table:
     """Rows 0 to `size` - 1, one for each descriptor the process may open."""
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.state = bytearray(size)
+        self.state = column("B", size)
         """protocol.states.State"""
-        self.generation = array("I", bytes(4 * size))
-        self.device = array("Q", bytes(8 * size))
+        self.generation = column("I", size)
+        self.device = column("Q", size)
         """Device id, once the row is open (or arriving with a token)."""
-        self.epoch = array("Q", bytes(8 * size))
-        self.connection = array("Q", bytes(8 * size))
+        self.epoch = column("Q", size)
+        self.connection = column("Q", size)
         """The device's own connection counter."""
-        self.app = array("H", bytes(2 * size))
-        self._timeout = bytearray(size)
+        self.app = column("H", size)
+        self._timeout = column("B", size)
         """Ticks without a frame after which the row is dead."""
         self._heartbeats = Wheel(size)
         """A heartbeat is one store into it."""

@@ -7,7 +7,9 @@ tick for each row. No object, no timer and no Python-level loop over rows that a
 from typing import Final
 
 MOST_TICKS: Final = 254
-_NEVER: Final = 255
+_TICKS: Final = 255
+_NEVER: Final = 0
+"""So a wheel that is not used yet is zeros, which cost no memory."""
 
 
 class Wheel:
@@ -16,12 +18,12 @@ class Wheel:
     __slots__ = ("_slots", "tick")
 
     def __init__(self, size: int) -> None:
-        self._slots = bytearray(b"\xff" * size)
+        self._slots = bytearray(size)
         self.tick = 0
 
     def set(self, row: int, ticks: int) -> None:
         """Due when `ticks` (1 to 254) have passed; replaces an earlier deadline of the row."""
-        self._slots[row] = (self.tick + ticks) % _NEVER
+        self._slots[row] = (self.tick + ticks) % _TICKS + 1
 
     def clear(self, row: int) -> None:
         self._slots[row] = _NEVER
@@ -32,7 +34,7 @@ class Wheel:
         slots = self._slots
         while self.tick < tick:
             self.tick += 1
-            wanted = self.tick % _NEVER
+            wanted = self.tick % _TICKS + 1
             row = slots.find(wanted)
             while row >= 0:
                 due.append(row)

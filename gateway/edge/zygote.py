@@ -258,7 +258,7 @@ class Zygote:
             for handle in (self._commands, self._events, self._wake, self._wake_write, *siblings):
                 os.close(handle)
             assert self._secrets is not None
-            logs.configure(self._config.service.log_level, role=f"edge-{number}")
+            logs.take_role(f"edge-{number}")
             code = self._run_edge(self._config, self._secrets, number, ready_fd)
         except SystemExit as ending:
             code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
