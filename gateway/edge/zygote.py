@@ -36,6 +36,7 @@ from gateway.backoff import Backoff
 from gateway.config import Config
 from gateway.secretfiles import Secrets
 from gateway.store.start_errors import users_error
+from gateway.tokens import Sealer
 
 RunEdge = Callable[[Config, Secrets, int, int], int]
 """run_edge(config, secrets, slot, ready_fd) -> exit code. In the child: it makes its own loop, writes
@@ -130,6 +131,8 @@ class Zygote:
         if "config" in command:
             self._config, self._secrets = handover.received(command)
             logs.configure(self._config.service.log_level, role="zygote")
+            # The first key sets OpenSSL up: 1.5 MiB that each edge would have of its own.
+            Sealer(self._secrets.master_keys, self._secrets.current)
         elif "fork" in command:
             if not self._stopping:
                 self._slots.setdefault(command["fork"], _Slot())
