@@ -73,6 +73,7 @@ class EdgeProcess:
         self._tasks: set[asyncio.Task[None]] = set()
         self._own_port = 0
         self._leases_lost = 0
+        self._resuming = False
 
     async def run(self, ready: Ready) -> None:
         """Serve until SIGTERM or SIGINT, then drain."""
@@ -139,7 +140,14 @@ class EdgeProcess:
         )
         self.uplink = Uplink(self.store, limit=edge.receipts_max, durable=sessions.on_durable)
         self.delivery = Delivery(self.table, self.reactor, sessions.early.hold, sessions.recalls)
-        sessions.attach(self.reactor, self.registrar, self.uplink, self._apps, self._look_up)
+        sessions.attach(
+            self.reactor,
+            self.registrar,
+            self.uplink,
+            self._apps,
+            self._look_up,
+            self._resume_soon,
+        )
         self.rpc = RpcServer(
             {
                 Method.DELIVER: self.delivery.deliver,
@@ -260,9 +268,18 @@ class EdgeProcess:
                 self.reactor.stop_listening(goaway(CloseCode.EDGE_FULL, retry_after_ms=1000))
             elif self.reactor.room_again() and not self.sessions.draining:
                 self.reactor.resume_listening()
-            for _ in range(int(_CLOCK_S / _RESUME_S)):
-                await asyncio.sleep(_RESUME_S)
-                self.sessions.resume_paused()
+            await asyncio.sleep(_CLOCK_S)
+
+    def _resume_soon(self) -> None:
+        """A timer only while connections are paused: an idle edge is one of many on its machine."""
+        if not self._resuming:
+            self._resuming = True
+            asyncio.get_running_loop().call_later(_RESUME_S, self._resume)
+
+    def _resume(self) -> None:
+        self._resuming = False
+        if self.sessions.resume_paused():
+            self._resume_soon()
 
     def _on_replaced(self, body: bytes) -> bytes:
         for replaced in rpc_pb2.Replaced.FromString(body).sessions:

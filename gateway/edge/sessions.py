@@ -75,13 +75,16 @@ class Sessions:
         uplink: Uplink,
         apps: Apps,
         look_up: Callable[[str, Callable[[App | StoreError | None], None]], None],
+        paused: Callable[[], None],
     ) -> None:
-        """The acting parts, made in the child once there is a loop."""
+        """The acting parts, made in the child once there is a loop. `paused` is told of each connection that
+        is read no more: from then on `resume_paused` is to be called now and then."""
         self.reactor = reactor
         self.registrar = registrar
         self.uplink = uplink
         self._apps = apps
         self._look_up = look_up
+        self._tell_paused = paused
 
     # What the reactor tells.
 
@@ -186,6 +189,7 @@ class Sessions:
             # Reports stay with their devices; the kernel's buffers tell them to wait.
             self._paused.add(report.fd)
             self.reactor.pause(report.fd)
+            self._tell_paused()
 
     def on_durable(self, report: Report) -> None:
         """A report stands in the log: acknowledge it, if the connection still stands."""
@@ -433,12 +437,13 @@ class Sessions:
             self.reactor.close(fd)
         self.reactor.sweep_lingering(now)
 
-    def resume_paused(self) -> None:
-        """Read paused connections again, while the uplink has room."""
+    def resume_paused(self) -> bool:
+        """Read some paused connections again, while the uplink has room. False: none is left."""
         for _ in range(_PAUSED_CHECK):
             if not self._paused or self.uplink.full:
-                return
+                break
             self.reactor.resume(self._paused.pop())
+        return bool(self._paused)
 
     def _clamped(self, wanted_s: int) -> int:
         return min(max(wanted_s, self._config.heartbeat_min_s), self._config.heartbeat_max_s)

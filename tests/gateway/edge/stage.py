@@ -203,8 +203,13 @@ class Stage:
             self.uplink,  # type: ignore[arg-type]
             {"demo": DEMO},  # type: ignore[arg-type]
             lambda app_id, found: self.asked.append((app_id, found)),
+            self._note_paused,
         )
         self._next_epoch = 100
+        self.told_paused = 0
+
+    def _note_paused(self) -> None:
+        self.told_paused += 1
 
     def accept(self, fd: int) -> int:
         self.sessions.on_accept(fd)
