@@ -21,7 +21,8 @@ def read_receipts(body: bytes) -> tuple[int, Sequence[tuple[int, int]]]:
     """(seq, [(push id, state), ...]). Raises RemoteProtocolError, DecodeError."""
     message = device_pb2.Receipts.FromString(body)
     receipts = [(r.push_id, r.state) for r in message.receipts]
-    if not receipts or not message.seq:
+    seq = message.seq
+    if not receipts or not seq:
         raise _malformed("RECEIPTS needs a seq from 1 and at least one receipt")
     if len(receipts) > MAX_RECEIPTS:
         raise _malformed(f"{len(receipts)} receipts in a frame, at most {MAX_RECEIPTS}")
@@ -33,7 +34,7 @@ def read_receipts(body: bytes) -> tuple[int, Sequence[tuple[int, int]]]:
     for push_id, state in receipts:
         if state not in _STATES or not push_id:
             raise _malformed(f"receipt with state {state} for push {push_id}")
-    return message.seq, receipts
+    return seq, receipts
 
 
 def read_profile(body: bytes, index: int) -> tuple[int, bytes]:

@@ -38,6 +38,17 @@ from protocol.ids import device_id, split_device_id
 from protocol.schema import device_pb2
 from protocol.states import Side, State, on_received
 
+# Plain numbers: on the way of each receipt and heartbeat an enum costs as much as a dict of our own.
+_OPEN: Final = int(State.OPEN)
+_CONNECTED: Final = int(State.CONNECTED)
+_PING: Final = int(Kind.PING)
+_RECEIPTS: Final = int(Kind.RECEIPTS)
+_STAY_OPEN: Final = frozenset(
+    int(kind)
+    for kind in (Kind.PING, Kind.RECEIPTS)
+    if on_received(Side.EDGE, State.OPEN, kind) is State.OPEN
+)
+"""What most frames are, asked of the session table once."""
 _PAUSED_CHECK: Final = 64
 """Paused connections that are read again in one step."""
 
@@ -65,7 +76,8 @@ class Sessions:
         """Rows that are being registered again under a new edge number."""
         self.draining = False
         self.closes: Counter[str] = Counter()
-        self.frames: Counter[int] = Counter()
+        self._frames = [0] * 256
+        """Frames received, by kind."""
         self.handshakes_total = 0
 
     def attach(
@@ -101,7 +113,7 @@ class Sessions:
                 return
             data = bytes(held)
             del self._partial[fd]
-        elif self.table.state[fd] == State.CONNECTED and data[0] != Kind.HELLO:
+        elif self.table.state[fd] == _CONNECTED and data[0] != Kind.HELLO:
             self._refuse_door(fd, data[0])
             return
         try:
@@ -144,9 +156,17 @@ class Sessions:
 
     def _on_frame(self, fd: int, kind: int, body: bytes) -> None:
         table = self.table
-        state = State(table.state[fd])
+        self._frames[kind] += 1
+        number = table.state[fd]
+        if number == _OPEN and kind in _STAY_OPEN:
+            table.seen(fd)
+            if kind == _RECEIPTS:
+                self._on_receipts(fd, body)
+            elif kind == _PING:
+                self.reactor.send(fd, PONG)
+            return
+        state = State(number)
         after = on_received(Side.EDGE, state, kind)
-        self.frames[kind] += 1
         if state is State.OPEN:
             table.seen(fd)
         if after is None:
@@ -174,8 +194,7 @@ class Sessions:
     def _on_receipts(self, fd: int, body: bytes) -> None:
         seq, receipts = read_receipts(body)
         partition, index = split_device_id(self.table.device[fd])
-        generation = self.table.generation[fd]
-        self._report(partition, Report(fd, generation, seq, index, receipts, b""))
+        self._report(partition, Report(fd, self.table.generation[fd], seq, index, receipts, b""))
 
     def _on_profile(self, fd: int, body: bytes) -> None:
         partition, index = split_device_id(self.table.device[fd])
@@ -194,7 +213,7 @@ class Sessions:
     def on_durable(self, report: Report) -> None:
         """A report stands in the log: acknowledge it, if the connection still stands."""
         fd = report.fd
-        if self.table.is_row(fd, report.row):
+        if self.table.generation[fd] == report.row:
             ack = profile_ack if report.profile else receipt_ack
             self.reactor.send(fd, ack(report.number))
 
@@ -447,6 +466,11 @@ class Sessions:
 
     def _clamped(self, wanted_s: int) -> int:
         return min(max(wanted_s, self._config.heartbeat_min_s), self._config.heartbeat_max_s)
+
+    @property
+    def frames(self) -> dict[int, int]:
+        """Kind -> frames received."""
+        return {kind: count for kind, count in enumerate(self._frames) if count}
 
     def _count(self, reason: str) -> None:
         self.closes[reason] += 1

@@ -7,7 +7,7 @@ pays for is appends, not receipts: a batch is grouped by push and state with its
 from array import array
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from gateway.store.client import Store
 from gateway.store.leases import Identity
@@ -31,6 +31,9 @@ class Report(NamedTuple):
     profile: bytes
     """columba.log.Profile, encoded; empty with receipts"""
 
+
+_WEIGHT_BYTES: Final = 12
+"""What a receipt adds to a record, roughly."""
 
 Durable = Callable[[Report], None]
 
@@ -67,16 +70,17 @@ class Uplink:
         self._producer = producer
         for p, reports in self._held.items():
             for report in reports:
-                producer.put(p, report, _size(report))
+                producer.put(p, report, _WEIGHT_BYTES * _weight(report))
 
     def report(self, p: int, report: Report) -> None:
         """Queue a report; the caller looks at `full` afterwards."""
         assert self._producer is not None, "begin() comes first"
-        self.receipts_waiting += _weight(report)
         if report.profile:
             self.profiles_total += 1
+        weight = _weight(report)
+        self.receipts_waiting += weight
         self._held[p].append(report)
-        self._producer.put(p, report, _size(report))
+        self._producer.put(p, report, _WEIGHT_BYTES * weight)
 
     @property
     def full(self) -> bool:
@@ -111,23 +115,19 @@ class Uplink:
         return [None] * len(items)
 
     def _done(self, p: int, items: Sequence[Report], results: Sequence[None]) -> None:
-        held = self._held[p]
+        held, durable = self._held[p], self._durable
         for report in items:
             while (first := held.popleft()) is not report:
                 self.receipts_waiting -= _weight(first)  # the store has refused it
             self.receipts_waiting -= _weight(report)
             self.receipts_total += len(report.receipts)
-            self._durable(report)
-
-
-def _size(report: Report) -> int:
-    """Bytes in the record, roughly."""
-    return len(report.profile) + 12 * len(report.receipts)
+            durable(report)
 
 
 def _weight(report: Report) -> int:
     """In receipts; a profile counts as many as have its size."""
-    return len(report.receipts) + -(-len(report.profile) // 12)
+    profile = report.profile
+    return len(report.receipts) if not profile else -(-len(profile) // _WEIGHT_BYTES)
 
 
 def encode_record(reports: Sequence[Report]) -> bytes:
