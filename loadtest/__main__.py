@@ -149,6 +149,28 @@ def audience(
             raise typer.Exit(_FAILED)
 
 
+@app.command()
+def million(
+    context: typer.Context,
+    *,
+    devices: Annotated[int, typer.Option(min=10, help="Connections.")] = 1_000_000,
+    idle: Annotated[float, typer.Option(min=0, help="Seconds with heartbeats only.")] = 600.0,
+    heartbeat: Annotated[int, typer.Option(min=30, max=600, help="Seconds between two.")] = 300,
+    as_json: AsJson = False,
+) -> None:
+    """All the connections that the machine holds: connect, rest, a push to all, one to a tenth."""
+    from loadtest.million import PER_EDGE
+
+    edges = max(2, -(-devices // PER_EDGE))
+    with _setting(context, edges, "million", as_json=as_json) as (service, view):
+        from loadtest.million import measure_million, passed
+
+        result = measure_million(service, devices, idle, heartbeat, view)
+        view.finish(result)
+        if not passed(result):
+            raise typer.Exit(_FAILED)
+
+
 @contextmanager
 def _setting(
     context: typer.Context, edges: int, title: str, *, as_json: bool

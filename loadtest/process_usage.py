@@ -56,3 +56,10 @@ def memory(pid: int) -> Memory:
         pss=sizes["Pss"],
         private=sizes["Private_Clean"] + sizes["Private_Dirty"],
     )
+
+
+def kernel_memory() -> int:
+    """Bytes of the kernel's own objects, sockets among them: Slab of /proc/meminfo, of the whole machine."""
+    with open("/proc/meminfo", encoding="ascii") as lines:
+        sizes = dict(line.split(":") for line in lines)
+    return int(sizes["Slab"].split()[0]) * 1024
