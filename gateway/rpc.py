@@ -60,6 +60,7 @@ class Method(IntEnum):
     PERMIT = 14
     LEDGER = 15
     RECALLS = 16
+    DEPART = 17
 
 
 class RpcError(Exception):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gateway.cli.audience import audience_app
+from gateway.cli.edges import edges_app
 from gateway.cli.explain import explain
 from gateway.cli.options import (
     Api,
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 
 app.add_typer(pushes_app)
+app.add_typer(edges_app)
 app.add_typer(audience_app, name="audience")
 app.command()(explain)
 

@@ -58,6 +58,28 @@ def check_version(hello: device_pb2.Hello) -> None:
         raise Refused(CloseCode.PROTOCOL_ERROR, f"a text has at most {MAX_TEXT_BYTES} bytes")
 
 
+def admit(
+    hello: device_pb2.Hello,
+    app: App,
+    sealer: Sealer,
+    *,
+    now_ms: int,
+    token_days: int,
+    partitions: int,
+) -> Admitted:
+    """Whatever the HELLO brings. Raises Refused."""
+    check_version(hello)
+    match hello.WhichOneof("credential"):
+        case "token":
+            admitted = check_token(hello, app, sealer, now_ms=now_ms, token_days=token_days)
+            if admitted.partition >= partitions:
+                raise Refused(CloseCode.BAD_TOKEN, "the token names a partition that is not here")
+            return admitted
+        case "registration":
+            return check_registration(hello, app, now_ms=now_ms, partitions=partitions)
+    raise Refused(CloseCode.PROTOCOL_ERROR, "HELLO carries neither token nor registration")
+
+
 def check_token(
     hello: device_pb2.Hello, app: App, sealer: Sealer, *, now_ms: int, token_days: int
 ) -> Admitted:

@@ -2,8 +2,8 @@
 
 import asyncio
 import json
+import math
 import os
-import random
 import resource
 import signal
 from collections.abc import Callable, Iterable
@@ -17,6 +17,7 @@ from gateway.config import Config
 from gateway.datadir import RUN, socket_dir
 from gateway.edge.answers import goaway
 from gateway.edge.delivery import Delivery
+from gateway.edge.departures import Departures, Target
 from gateway.edge.reactor import Limits, Reactor
 from gateway.edge.recalls import MOST as RECALLS_MAX
 from gateway.edge.recalls import Recall
@@ -27,7 +28,7 @@ from gateway.edge.uplink import Uplink
 from gateway.lanes import WEIGHTS
 from gateway.metrics import Sample, encode_stats
 from gateway.network import check_plaintext, split_address
-from gateway.rpc import Method, RpcServer
+from gateway.rpc import Method, RpcError, RpcServer
 from gateway.secretfiles import Secrets
 from gateway.store import recalls
 from gateway.store.apps import App, Apps
@@ -38,7 +39,6 @@ from gateway.store.leases import Identity, Lease, LeaseLost, Roster
 from gateway.tokens import Sealer
 from protocol.codes import CloseCode
 from protocol.schema import rpc_pb2
-from protocol.states import State
 
 _log = structlog.get_logger("columba.edge")
 
@@ -139,6 +139,7 @@ class EdgeProcess:
             edge, self.store, is_row=self.table.is_row, answered=sessions.on_answer
         )
         self.uplink = Uplink(self.store, limit=edge.receipts_max, durable=sessions.on_durable)
+        self.departures = Departures(self.table, sessions)
         self.delivery = Delivery(self.table, self.reactor, sessions.early.hold, sessions.recalls)
         sessions.attach(
             self.reactor,
@@ -153,6 +154,7 @@ class EdgeProcess:
                 Method.DELIVER: self.delivery.deliver,
                 Method.REPLACED: self._on_replaced,
                 Method.RECALLS: self._on_recalls,
+                Method.DEPART: self._on_depart,
                 Method.STATS: self._on_stats,
             },
             self._secrets.rpc_secret,
@@ -189,7 +191,12 @@ class EdgeProcess:
             self._clock,
             "edge",
             self._config.store.lease_s,
-            {"rpc": self._rpc_address(), "own": self._own_address(), "pid": os.getpid()},
+            {
+                "rpc": self._rpc_address(),
+                "own": self._own_address(),
+                "pid": os.getpid(),
+                "draining": self.sessions.draining,
+            },
         )
         # Behind the lease: who recalls asks all edges that have one, and writes to the store before that.
         self.sessions.recall(
@@ -278,7 +285,7 @@ class EdgeProcess:
 
     def _resume(self) -> None:
         self._resuming = False
-        if self.sessions.resume_paused():
+        if self.sessions.pauses.resume():
             self._resume_soon()
 
     def _on_replaced(self, body: bytes) -> bytes:
@@ -291,6 +298,29 @@ class EdgeProcess:
         self.sessions.recall(Recall(push.push_id, push.app, push.until_ms) for push in pushes)
         return b""
 
+    async def _on_depart(self, body: bytes) -> bytes:
+        """columba.rpc.DepartRequest -> DepartReply. RpcError 'invalid', 'busy' or 'unavailable'."""
+        request = rpc_pb2.DepartRequest.FromString(body)
+        targets = [Target(target.address, target.sessions) for target in request.targets]
+        if request.over_s < 0 or not math.isfinite(request.over_s):
+            raise RpcError("invalid", "over_s is a number of seconds")
+        if request.drain:
+            self.reactor.stop_listening(goaway(CloseCode.GOING_AWAY, retry_after_ms=1))
+            sessions = self.departures.drain(targets, request.over_s)
+        elif request.undo:
+            self.departures.undo()
+            self.reactor.resume_listening()
+            sessions = 0
+        elif self.sessions.draining or self.departures.under_way:
+            raise RpcError("busy", "sessions of this edge are on their way already")
+        else:
+            return _departing(self.departures.move(targets, request.over_s))
+        try:
+            await self._lease.say(draining=self.sessions.draining)
+        except StoreError as error:
+            raise RpcError("unavailable", str(error)) from None
+        return _departing(sessions)
+
     def _on_stats(self, body: bytes) -> bytes:
         return encode_stats("edge", self._samples())
 
@@ -298,6 +328,7 @@ class EdgeProcess:
         s, r = self.sessions, self.reactor
         yield "columba_connections", {}, r.open_count
         yield "columba_sessions", {}, self.table.open_rows
+        yield "columba_draining", {}, s.draining
         yield "columba_accepts_total", {}, r.accepts_total
         yield "columba_handshakes_total", {}, s.handshakes_total
         yield "columba_refused_full_total", {}, r.refused_full_total
@@ -319,8 +350,9 @@ class EdgeProcess:
         yield "columba_send_queue_bytes", {}, r.unsent_bytes
         for reason, count in s.closes.items():
             yield "columba_closes_total", {"reason": reason}, count
-        for kind, count in s.frames.items():
-            yield "columba_frames_total", {"kind": f"0x{kind:02x}"}, count
+        for kind, count in enumerate(s.frames):
+            if count:
+                yield "columba_frames_total", {"kind": f"0x{kind:02x}"}, count
         edge = self._config.edge
         for queue, items, bound in (
             ("registrations", self.registrar.waiting, edge.registrations_max),
@@ -334,18 +366,9 @@ class EdgeProcess:
     # Stop: listeners, GOAWAY spread over the drain time, flush, unregister, lease.
 
     async def _drain(self) -> None:
-        sessions = self.sessions
-        sessions.draining = True
         self.reactor.stop_listening(goaway(CloseCode.GOING_AWAY, retry_after_ms=1))
-        addresses = await self._other_edges()
-        rows = [fd for fd, state in enumerate(self.table.state) if state == State.OPEN]
-        random.shuffle(rows)
-        slots = max(1, int(self._config.edge.drain_s / 0.02))
-        size = max(1, -(-len(rows) // slots))
-        for at in range(0, len(rows), size):
-            for fd in rows[at : at + size]:
-                sessions.depart(fd, random.choice(addresses) if addresses else "")
-            await asyncio.sleep(self._config.edge.drain_s / slots)
+        self.departures.drain(await self._other_edges(), self._config.edge.drain_s)
+        await self.departures.finished()
         await self._wait_empty(0.5)
 
     async def _wait_empty(self, seconds: float) -> None:
@@ -355,7 +378,8 @@ class EdgeProcess:
         while self.reactor.open_count and loop.time() < end:
             await asyncio.sleep(0.02)
 
-    async def _other_edges(self) -> list[str]:
+    async def _other_edges(self) -> list[Target]:
+        """All that take connections, in equal shares."""
         roster = Roster(self.store, self._clock, self._config.store.lease_s)
         try:
             async with asyncio.timeout(1.0):
@@ -363,9 +387,9 @@ class EdgeProcess:
         except (StoreError, TimeoutError):
             return []
         return [
-            str(h.info["own"])
+            Target(str(h.info["own"]), 1)
             for h in roster.live("edge", self._clock.now_ms())
-            if h.identity != self.identity and h.info.get("own")
+            if h.identity != self.identity and h.info.get("own") and not h.info.get("draining")
         ]
 
     async def _close(self) -> None:
@@ -383,6 +407,10 @@ class EdgeProcess:
         self.registrar.close()
         await self.rpc.stop()
         await self.store.close()
+
+
+def _departing(sessions: int) -> bytes:
+    return rpc_pb2.DepartReply(sessions=sessions).SerializeToString()
 
 
 async def run(config: Config, secrets: Secrets, store_url: str, ready: Ready) -> None:

@@ -12,15 +12,10 @@ from google.protobuf.message import DecodeError
 
 from gateway.config import Edge
 from gateway.edge.answers import Welcomes, goaway, profile_ack, receipt_ack
-from gateway.edge.credentials import (
-    Admitted,
-    Refused,
-    check_registration,
-    check_token,
-    check_version,
-)
+from gateway.edge.credentials import Admitted, Refused, admit
 from gateway.edge.early import EarlyMessages
 from gateway.edge.output import Item
+from gateway.edge.pauses import Pauses
 from gateway.edge.reactor import Reactor
 from gateway.edge.recalls import Recall, Recalls
 from gateway.edge.registrar import Registrar
@@ -44,13 +39,9 @@ _CONNECTED: Final = int(State.CONNECTED)
 _PING: Final = int(Kind.PING)
 _RECEIPTS: Final = int(Kind.RECEIPTS)
 _STAY_OPEN: Final = frozenset(
-    int(kind)
-    for kind in (Kind.PING, Kind.RECEIPTS)
-    if on_received(Side.EDGE, State.OPEN, kind) is State.OPEN
+    {k for k in (_PING, _RECEIPTS) if on_received(Side.EDGE, State.OPEN, k) is State.OPEN}
 )
 """What most frames are, asked of the session table once."""
-_PAUSED_CHECK: Final = 64
-"""Paused connections that are read again in one step."""
 
 
 class Sessions:
@@ -71,12 +62,14 @@ class Sessions:
         self.recalls = Recalls()
         self._wishes: dict[int, tuple[int, bool]] = {}
         """Heartbeat asked for, and whether a new token is due, of rows that register."""
-        self._paused: set[int] = set()
         self._continuing: set[int] = set()
         """Rows that are being registered again under a new edge number."""
         self.draining = False
+        """No session is to stay: who comes all the same is sent on."""
+        self.elsewhere: Callable[[], str] = lambda: ""
+        """While draining: the address of another edge, if there is one."""
         self.closes: Counter[str] = Counter()
-        self._frames = [0] * 256
+        self.frames = [0] * 256
         """Frames received, by kind."""
         self.handshakes_total = 0
 
@@ -89,14 +82,13 @@ class Sessions:
         look_up: Callable[[str, Callable[[App | StoreError | None], None]], None],
         paused: Callable[[], None],
     ) -> None:
-        """The acting parts, made in the child once there is a loop. `paused` is told of each connection that
-        is read no more: from then on `resume_paused` is to be called now and then."""
+        """The acting parts, made in the child once there is a loop. `paused`: see `gateway.edge.pauses`."""
         self.reactor = reactor
         self.registrar = registrar
         self.uplink = uplink
         self._apps = apps
         self._look_up = look_up
-        self._tell_paused = paused
+        self.pauses = Pauses(reactor, lambda: self.uplink.full, paused)
 
     # What the reactor tells.
 
@@ -140,7 +132,7 @@ class Sessions:
         if self.early.take(fd):
             self.table.begin_anew(*split_device_id(self.table.device[fd]))
         self._wishes.pop(fd, None)
-        self._paused.discard(fd)
+        self.pauses.discard(fd)
         self._continuing.discard(fd)
         epoch = table.epoch[fd]
         if epoch and table.state[fd] in (State.OPEN, State.LEAVING):
@@ -156,7 +148,7 @@ class Sessions:
 
     def _on_frame(self, fd: int, kind: int, body: bytes) -> None:
         table = self.table
-        self._frames[kind] += 1
+        self.frames[kind] += 1
         number = table.state[fd]
         if number == _OPEN and kind in _STAY_OPEN:
             table.seen(fd)
@@ -205,10 +197,7 @@ class Sessions:
     def _report(self, partition: int, report: Report) -> None:
         self.uplink.report(partition, report)
         if self.uplink.full:
-            # Reports stay with their devices; the kernel's buffers tell them to wait.
-            self._paused.add(report.fd)
-            self.reactor.pause(report.fd)
-            self._tell_paused()
+            self.pauses.add(report.fd)
 
     def on_durable(self, report: Report) -> None:
         """A report stands in the log: acknowledge it, if the connection still stands."""
@@ -243,28 +232,22 @@ class Sessions:
 
     def _admit(self, fd: int, hello: device_pb2.Hello, app: App) -> None:
         try:
-            check_version(hello)
-            admitted = self._credentials(hello, app)
+            admitted = admit(
+                hello,
+                app,
+                self._sealer,
+                now_ms=self._now_ms(),
+                token_days=self._config.token_days,
+                partitions=self._partitions,
+            )
             self._register(fd, hello, app, admitted)
         except Refused as error:
             self.refuse(fd, error.code, detail=str(error), server_time_ms=error.server_time_ms)
         except ProducerFull:
             self.send_away(fd, CloseCode.OVERLOADED)
 
-    def _credentials(self, hello: device_pb2.Hello, app: App) -> Admitted:
-        now_ms = self._now_ms()
-        match hello.WhichOneof("credential"):
-            case "token":
-                days = self._config.token_days
-                return check_token(hello, app, self._sealer, now_ms=now_ms, token_days=days)
-            case "registration":
-                return check_registration(hello, app, now_ms=now_ms, partitions=self._partitions)
-        raise Refused(CloseCode.PROTOCOL_ERROR, "HELLO carries neither token nor registration")
-
     def _register(self, fd: int, hello: device_pb2.Hello, app: App, admitted: Admitted) -> None:
         table = self.table
-        if admitted.partition >= self._partitions:
-            raise Refused(CloseCode.BAD_TOKEN, "the token names a partition that is not here")
         up = Up(
             fd,
             table.generation[fd],
@@ -335,7 +318,7 @@ class Sessions:
         for message in self.early.take(fd):
             self.reactor.put(fd, message)
         if self.draining:
-            self.depart(fd, "")
+            self.depart(fd, self.elsewhere())
 
     def recall(self, recalls: Iterable[Recall]) -> None:
         """No copy of these pushes leaves this edge from here on."""
@@ -412,7 +395,11 @@ class Sessions:
         self.refuse(fd, code, retry_after_ms=retry_ms, address=address)
 
     def depart(self, fd: int, address: str) -> None:
-        """GOAWAY of a draining edge: the device leaves by itself, its last receipts still count."""
+        """GOAWAY of a draining edge: the device leaves by itself, its last receipts still count.
+
+        Who is told another edge dials it at once, since departures are spread already; without one there
+        is only the shared door, where we may be the one who comes back.
+        """
         if self.table.state[fd] != State.OPEN:
             return
         self._count(CloseCode.GOING_AWAY.name.lower())
@@ -422,7 +409,7 @@ class Sessions:
             fd,
             goaway(
                 CloseCode.GOING_AWAY,
-                retry_after_ms=random.randint(1, self._config.spread_ms),
+                retry_after_ms=1 if address else random.randint(1, self._config.spread_ms),
                 address=address,
             ),
         )
@@ -447,7 +434,7 @@ class Sessions:
             late = self.table.state[fd] == State.CONNECTED
             self.send_away(fd, CloseCode.HELLO_TIMEOUT if late else CloseCode.STORE_UNAVAILABLE)
         for fd in self.table.sweep(seconds):
-            if fd in self._paused:
+            if fd in self.pauses:
                 self.table.seen(fd)  # it is we who do not read
             else:
                 self.refuse(fd, CloseCode.HEARTBEAT_TIMEOUT)
@@ -456,21 +443,8 @@ class Sessions:
             self.reactor.close(fd)
         self.reactor.sweep_lingering(now)
 
-    def resume_paused(self) -> bool:
-        """Read some paused connections again, while the uplink has room. False: none is left."""
-        for _ in range(_PAUSED_CHECK):
-            if not self._paused or self.uplink.full:
-                break
-            self.reactor.resume(self._paused.pop())
-        return bool(self._paused)
-
     def _clamped(self, wanted_s: int) -> int:
         return min(max(wanted_s, self._config.heartbeat_min_s), self._config.heartbeat_max_s)
-
-    @property
-    def frames(self) -> dict[int, int]:
-        """Kind -> frames received."""
-        return {kind: count for kind, count in enumerate(self._frames) if count}
 
     def _count(self, reason: str) -> None:
         self.closes[reason] += 1

@@ -82,13 +82,17 @@ class Lease:
         """By our own clock; once false, act no more until a renewal has succeeded."""
         return time.monotonic() < self._deadline
 
-    async def renew(self) -> None:
+    async def say(self, **info: Any) -> None:
+        """Renew with news of ourselves, which others see in the roster. Raises LeaseLost, StoreUnavailable."""
+        await self.renew(json.dumps(info))
+
+    async def renew(self, news: str = "") -> None:
         """Raises LeaseLost, StoreUnavailable."""
         sent = time.monotonic()
         now_ms = await self._store.run(
             "lease_renew",
             [keys.LEASES, keys.LEASE_INFO],
-            [self.identity.member, self.identity.start, int(self._lease_s * 1000)],
+            [self.identity.member, self.identity.start, int(self._lease_s * 1000), news],
         )
         if not now_ms:
             raise LeaseLost(f"the lease of {self.identity.member} is lost")

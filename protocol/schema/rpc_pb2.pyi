@@ -469,6 +469,32 @@ class PushReply(_message.Message):
     unknown_accounts: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, push_id: _Optional[int] = ..., accepted: _Optional[int] = ..., unknown: _Optional[_Iterable[int]] = ..., unknown_accounts: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class DepartRequest(_message.Message):
+    __slots__ = ("drain", "undo", "over_s", "targets")
+    DRAIN_FIELD_NUMBER: _ClassVar[int]
+    UNDO_FIELD_NUMBER: _ClassVar[int]
+    OVER_S_FIELD_NUMBER: _ClassVar[int]
+    TARGETS_FIELD_NUMBER: _ClassVar[int]
+    drain: bool
+    undo: bool
+    over_s: float
+    targets: _containers.RepeatedCompositeFieldContainer[DepartTarget]
+    def __init__(self, drain: bool = ..., undo: bool = ..., over_s: _Optional[float] = ..., targets: _Optional[_Iterable[_Union[DepartTarget, _Mapping]]] = ...) -> None: ...
+
+class DepartTarget(_message.Message):
+    __slots__ = ("address", "sessions")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    sessions: int
+    def __init__(self, address: _Optional[str] = ..., sessions: _Optional[int] = ...) -> None: ...
+
+class DepartReply(_message.Message):
+    __slots__ = ("sessions",)
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    sessions: int
+    def __init__(self, sessions: _Optional[int] = ...) -> None: ...
+
 class Stats(_message.Message):
     __slots__ = ("role", "samples")
     ROLE_FIELD_NUMBER: _ClassVar[int]

@@ -383,10 +383,10 @@ def test_reading_pauses_while_too_many_receipts_wait_and_goes_on_later() -> None
     stage.uplink.full = True
     stage.feed(fd, receipts(1, 5))
     assert stage.reactor.paused == {fd} and stage.told_paused == 1
-    assert stage.sessions.resume_paused(), "some wait still"
+    assert stage.sessions.pauses.resume(), "some wait still"
     assert stage.reactor.paused == {fd}
     stage.uplink.full = False
-    assert not stage.sessions.resume_paused()
+    assert not stage.sessions.pauses.resume()
     assert stage.reactor.paused == set()
 
 
