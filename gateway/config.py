@@ -89,6 +89,9 @@ class Edge(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The listener closes at the high part of the descriptor limit and opens again at the low one."""
     accepts_per_s: Positive = 10_000
     """Accept budget of an edge, with a burst of as many: refused before any costly work."""
+    handshakes_max: Positive = 1_000
+    """Devices whose HELLO waits for the store; while there are so many, no more connections are accepted:
+    a crowd that comes back waits in the kernel's queue, which costs nothing, and is served in its turn."""
     drain_s: Annotated[float, Meta(ge=0)] = 2.0
     """GOAWAY is spread over this time when an edge stops."""
     token_days: Positive = 400

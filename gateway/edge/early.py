@@ -1,9 +1,13 @@
 """Messages for rows that wait for their WELCOME: a node's deliver can be quicker than the store's
-answer to our own registration. Pure."""
+answer to our own registration."""
 
 from collections.abc import Sequence
 
 from gateway.edge.output import Item
+from gateway.edge.reactor import Reactor
+from gateway.edge.table import Table
+from protocol.ids import split_device_id
+from protocol.states import State
 
 
 class EarlyMessages:
@@ -24,6 +28,16 @@ class EarlyMessages:
 
     def take(self, fd: int) -> Sequence[Item]:
         return self._held.pop(fd, ())
+
+    def hand_over(self, fd: int, table: Table, reactor: Reactor) -> None:
+        """A refused registration leaves its messages to the session of the device that stands."""
+        held, device = self.take(fd), table.device[fd]
+        standing = table.fd_of(device)
+        if standing is None or standing == fd or table.state[standing] != State.OPEN:
+            return
+        if not all(reactor.offer(standing, message) for message in held):
+            # Nothing may overtake what is lost here.
+            table.begin_anew(*split_device_id(device))
 
     def recall(self, push_id: int) -> None:
         for fd, held in self._held.items():

@@ -13,6 +13,8 @@ from typing import Final
 
 _BATCH: Final = 128
 """Connections taken from one listener in a turn."""
+_ROOM_S: Final = 0.02
+"""Until it is asked again whether there is room."""
 _DRAIN_READ: Final = 16 * 1024
 
 
@@ -20,13 +22,19 @@ class Listeners:
     """The sockets, registered in the reactor's epoll while they may accept."""
 
     def __init__(
-        self, epoll: select.epoll, accepts_per_s: int, resting: Callable[[], bool]
+        self,
+        epoll: select.epoll,
+        accepts_per_s: int,
+        resting: Callable[[], bool],
+        room: Callable[[], int],
     ) -> None:
         self._epoll = epoll
         self._loop = asyncio.get_running_loop()
         self._rate = accepts_per_s
         self._resting = resting
         """True while nothing may be accepted, budget or not."""
+        self._room = room
+        """How many more may come in before some of those inside are through."""
         self._sockets: dict[int, socket.socket] = {}
         self._closed: list[tuple[str, int]] = []
         """Addresses to listen on again, when there is room."""
@@ -88,11 +96,12 @@ class Listeners:
         now = self._loop.time()
         self._tokens = min(float(self._rate), self._tokens + (now - self._tokens_at) * self._rate)
         self._tokens_at = now
-        if self._tokens < 1 and self._timer is None:
+        allowed = min(int(self._tokens), self._room())
+        if allowed < 1 and self._timer is None:
             self.rest()
-            wait_s = min(_BATCH, self._rate) / self._rate
+            wait_s = min(_BATCH, self._rate) / self._rate if self._tokens < 1 else _ROOM_S
             self._timer = self._loop.call_later(wait_s, self._wake)
-        return min(_BATCH, int(self._tokens))
+        return max(0, min(_BATCH, allowed))
 
     def spend(self) -> None:
         self._tokens -= 1

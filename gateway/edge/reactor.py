@@ -37,7 +37,10 @@ _READ_NOW: Final = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
 
 
 class Handler(Protocol):
-    """What the reactor tells about connections."""
+    """What the reactor tells about connections, and asks."""
+
+    def room(self) -> int:
+        """How many more may be accepted now."""
 
     def on_accept(self, fd: int) -> None: ...
 
@@ -73,7 +76,9 @@ class Reactor:
         self._handler = handler
         self.limits = limits
         self._epoll = select.epoll()
-        self._listeners = Listeners(self._epoll, limits.accepts_per_s, lambda: self._full)
+        self._listeners = Listeners(
+            self._epoll, limits.accepts_per_s, lambda: self._full, handler.room
+        )
         self._reopening = False
         """An address could not be listened on again yet."""
         self._queued: dict[int, list[Item]] = {}

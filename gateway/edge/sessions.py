@@ -14,7 +14,6 @@ from gateway.config import Edge
 from gateway.edge.answers import Welcomes, goaway, profile_ack, receipt_ack
 from gateway.edge.credentials import Admitted, Refused, admit
 from gateway.edge.early import EarlyMessages
-from gateway.edge.output import Item
 from gateway.edge.pauses import Pauses
 from gateway.edge.reactor import Reactor
 from gateway.edge.recalls import Recall, Recalls
@@ -90,7 +89,10 @@ class Sessions:
         self._look_up = look_up
         self.pauses = Pauses(reactor, lambda: self.uplink.full, paused)
 
-    # What the reactor tells.
+    # What the reactor tells, and asks.
+
+    def room(self) -> int:
+        return self._config.handshakes_max - self.table.greeted
 
     def on_accept(self, fd: int) -> None:
         self.table.add(fd)
@@ -210,7 +212,7 @@ class Sessions:
 
     def _on_hello(self, fd: int, body: bytes) -> None:
         hello = device_pb2.Hello.FromString(body)
-        self.table.state[fd] = State.GREETED
+        self.table.greet(fd)
         generation = self.table.generation[fd]
         self.table.set_handshake(fd, self._config.register_timeout_s)
         app = self._apps.get(hello.app)
@@ -367,7 +369,7 @@ class Sessions:
         if self.table.state[fd] in (State.CLOSED, State.LEAVING):
             return
         self._count(code.name.lower())
-        self._hand_to_standing_row(fd, self.early.take(fd))
+        self.early.hand_over(fd, self.table, self.reactor)
         self.table.leave(fd)
         frame = goaway(
             code,
@@ -378,16 +380,6 @@ class Sessions:
             address=address,
         )
         self.reactor.finish(fd, frame)
-
-    def _hand_to_standing_row(self, fd: int, held: Iterable[Item]) -> None:
-        """A refused registration leaves its early messages to the session that stands."""
-        device = self.table.device[fd]
-        standing = self.table.fd_of(device)
-        if standing is None or standing == fd or self.table.state[standing] != State.OPEN:
-            return
-        if not all(self.reactor.offer(standing, message) for message in held):
-            # Nothing may overtake what is lost here.
-            self.table.begin_anew(*split_device_id(device))
 
     def send_away(self, fd: int, code: CloseCode, address: str = "") -> None:
         """GOAWAY with a retry time that is spread at random."""

@@ -58,6 +58,8 @@ class Table:
         (gateway.edge.delivery takes them out)"""
         self.connections = 0
         self.open_rows = 0
+        self.greeted = 0
+        """Rows whose registration is under way."""
         self._last_generation = 0
 
     def add(self, fd: int) -> int:
@@ -68,10 +70,15 @@ class Table:
         self.connections += 1
         return self._last_generation
 
+    def greet(self, fd: int) -> None:
+        """HELLO has come: the row registers."""
+        self.state[fd] = State.GREETED
+        self.greeted += 1
+
     def remove(self, fd: int) -> None:
         """The connection is closed; its device, if this row spoke for it, is no longer here."""
         self._forget_device(fd)
-        self.state[fd] = State.CLOSED
+        self._move_on(fd, State.CLOSED)
         self.generation[fd] = 0
         self._heartbeats.clear(fd)
         self.handshakes.clear(fd)
@@ -101,7 +108,7 @@ class Table:
             self.begin_anew(partition, index)  # else it has begun, perhaps with early messages
         self.device[fd] = device
         self.epoch[fd] = epoch
-        self.state[fd] = State.OPEN
+        self._move_on(fd, State.OPEN)
         self.handshakes.clear(fd)
         rows = self.rows.get(partition)
         if rows is None:
@@ -118,7 +125,7 @@ class Table:
 
     def leave(self, fd: int) -> None:
         """GOAWAY is sent: no more messages for this row; its session stands until it is closed."""
-        self.state[fd] = State.LEAVING
+        self._move_on(fd, State.LEAVING)
         self.handshakes.clear(fd)
         self._leave_rows(fd)
 
@@ -150,6 +157,10 @@ class Table:
     def sweep_handshakes(self, seconds: float) -> list[int]:
         """Advance to `seconds` since the start; rows whose handshake takes too long."""
         return self.handshakes.advance(int(seconds / HANDSHAKE_TICK_S))
+
+    def _move_on(self, fd: int, state: State) -> None:
+        self.greeted -= self.state[fd] == State.GREETED
+        self.state[fd] = state
 
     def _forget_device(self, fd: int) -> None:
         self._leave_rows(fd)

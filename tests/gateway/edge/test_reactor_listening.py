@@ -39,6 +39,21 @@ async def test_accepts_have_a_budget_and_those_beyond_it_wait() -> None:
         assert stage.reactor.turns - turns < 60, "waiting for budget is no spinning"
 
 
+async def test_who_comes_while_too_many_register_waits_in_the_kernel_s_queue() -> None:
+    with wires() as stage:
+        stage.handler.may_accept = 0
+        for _ in range(30):
+            stage.connect()
+        turns = stage.reactor.turns
+        await asyncio.sleep(0.1)
+        assert not stage.handler.accepted
+        assert stage.reactor.turns - turns < 40, "waiting for room is no spinning"
+        stage.handler.may_accept = 7
+        await until(lambda: len(stage.handler.accepted) >= 7)
+        stage.handler.may_accept = 1_000
+        await until(lambda: len(stage.handler.accepted) == 30)
+
+
 async def test_a_small_budget_is_not_smaller_than_it_says() -> None:
     with wires(accepts_per_s=20) as stage:
         loop = asyncio.get_running_loop()

@@ -18,6 +18,9 @@ FDS = st.integers(0, 5)
 DEVICES = st.builds(device_id, st.integers(0, 1), st.integers(0, 3))
 
 
+BEFORE_OPEN = (State.CONNECTED, State.GREETED)
+
+
 @dataclass
 class Row:
     generation: int
@@ -48,10 +51,17 @@ class TableAgainstModel(RuleBasedStateMachine):
             assert (fd, generation) not in self.past
             self.model[fd] = Row(generation)
 
+    @rule(fd=FDS)
+    def greet(self, fd: int) -> None:
+        row = self.model.get(fd)
+        if row is not None and row.state is State.CONNECTED:
+            row.state = State.GREETED
+            self.table.greet(fd)
+
     @rule(fd=FDS, device=DEVICES)
     def arrive(self, fd: int, device: int) -> None:
         row = self.model.get(fd)
-        if row is None or row.state is not State.CONNECTED or row.device is not None:
+        if row is None or row.state not in BEFORE_OPEN or row.device is not None:
             return
         for other in self.model.values():
             if other.device == device:
@@ -62,7 +72,7 @@ class TableAgainstModel(RuleBasedStateMachine):
     @rule(fd=FDS, device=DEVICES)
     def open(self, fd: int, device: int) -> None:
         row = self.model.get(fd)
-        if row is None or row.state is not State.CONNECTED:
+        if row is None or row.state not in BEFORE_OPEN:
             return
         device = device if row.device is None else row.device
         older = next((k for k, r in self.model.items() if r.device == device and r.speaks), None)
@@ -99,6 +109,7 @@ class TableAgainstModel(RuleBasedStateMachine):
             assert row is None or table.is_row(fd, row.generation)
         assert not any(table.is_row(fd, generation) for fd, generation in self.past)
         assert table.connections == len(model)
+        assert table.greeted == sum(row.state is State.GREETED for row in model.values())
         speaking = {row.device: fd for fd, row in model.items() if row.speaks}
         assert table.open_rows == len(speaking)
         for p in range(2):

@@ -37,6 +37,10 @@ class Handler:
         self.closed: list[int] = []
         self.bytes: defaultdict[int, bytes] = defaultdict(bytes)
         self.react: Callable[[int, bytes], None] = lambda fd, data: None
+        self.may_accept = 1_000
+
+    def room(self) -> int:
+        return self.may_accept
 
     def on_accept(self, fd: int) -> None:
         self.accepted.append(fd)
