@@ -150,6 +150,26 @@ def audience(
 
 
 @app.command()
+def throughput(
+    context: typer.Context,
+    *,
+    pushes: Annotated[int, typer.Option(min=1, help="Each to one device.")] = 50_000,
+    devices: Annotated[int, typer.Option(min=1)] = 5_000,
+    in_flight: Annotated[int, typer.Option(min=1, max=5_000, help="Calls open.")] = 1_000,
+    edges: Edges = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Pushes to single devices a second, from the internal RPC to the receipt counted."""
+    with _setting(context, edges, "throughput", as_json=as_json) as (service, view):
+        from loadtest.throughput import measure_throughput
+
+        result = measure_throughput(service, pushes, devices, in_flight, view)
+        view.finish(result)
+        if result["lost"] or result["duplicates"] or result["strays"]:
+            raise typer.Exit(_FAILED)
+
+
+@app.command()
 def million(
     context: typer.Context,
     *,

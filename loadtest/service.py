@@ -36,6 +36,8 @@ class Service:
     api_key: str
     store: str | None = None
     """unix:///path of its store, if it is known."""
+    rpc: str | None = None
+    """unix:/path of an API process's RPC, if it is known."""
     pids: dict[str, Any] = field(default_factory=dict)
     """By role: a number, or a list of them."""
 
@@ -61,6 +63,7 @@ def from_ready(line: dict[str, Any]) -> Service:
         access_key=line["access_key"],
         api_key=line["api_key"],
         store=line.get("store"),
+        rpc=line.get("rpc"),
         pids=line.get("pids", {}),
     )
 

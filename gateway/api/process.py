@@ -127,6 +127,7 @@ class ApiProcess:
                     "number": identity.number,
                     "start": identity.start,
                     "http": address,
+                    "rpc": rpc.address,
                     "pid": os.getpid(),
                 }
             )

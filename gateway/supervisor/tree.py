@@ -165,6 +165,7 @@ class Supervisor:
             "event": "ready",
             "devices": addresses["devices"],
             "api": addresses["api"],
+            "rpc": self._roles["api"].said.get("rpc"),
             "app": keys.app,
             "access_key": keys.access_key,
             "api_key": keys.api_key,
