@@ -28,6 +28,7 @@ from gateway.api.recalls import Recalling
 from gateway.api.seat import Seat
 from gateway.api.service import Backend, Service
 from gateway.config import Config
+from gateway.garbage import collect_seldom
 from gateway.rpc import Method, RpcServer
 from gateway.secretfiles import Secrets
 from gateway.store.apps import Apps
@@ -43,6 +44,8 @@ _log = structlog.get_logger("columba.api")
 
 Ready = Callable[[dict[str, object]], None]
 
+_GARBAGE: Final = 50_000
+"""About ten megabytes."""
 _READINESS_LEAD_S: Final = 0.5
 """From readiness failing to the listener closing: time for a balancer that looks often."""
 _REQUESTS_S: Final = 5
@@ -121,6 +124,7 @@ class ApiProcess:
             group.create_task(backend.apps.keep_fresh())
             group.create_task(_watch_roster(backend))
             identity = (await backend.seat.taken()).lease.identity
+            collect_seldom(_GARBAGE)
             ready(
                 {
                     "role": "api",

@@ -10,8 +10,8 @@ import structlog
 
 from gateway.config import Config
 from gateway.datadir import RUN, socket_dir
-from gateway.dispatch.garbage import keep_collections_short
 from gateway.dispatch.node import Node
+from gateway.garbage import keep_collections_short
 from gateway.rpc import Handler, Method, RpcServer
 from gateway.secretfiles import Secrets
 from gateway.store.client import Store

@@ -25,6 +25,7 @@ from gateway.edge.registrar import Registrar
 from gateway.edge.sessions import Sessions
 from gateway.edge.table import Table
 from gateway.edge.uplink import Uplink
+from gateway.garbage import collect_seldom
 from gateway.lanes import WEIGHTS
 from gateway.metrics import Sample, encode_stats
 from gateway.network import check_plaintext, split_address
@@ -42,6 +43,8 @@ from protocol.schema import rpc_pb2
 
 _log = structlog.get_logger("columba.edge")
 
+_GARBAGE: Final = 10_000
+"""A megabyte or two, in each of perhaps many edges."""
 _CLOCK_S: Final = 0.25
 _RESUME_S: Final = 0.02
 _LEAVE_S: Final = 3.0
@@ -91,6 +94,7 @@ class EdgeProcess:
         )
         self._wire(loop)
         await self._open(loop)
+        collect_seldom(_GARBAGE)
         ready(
             {
                 "role": "edge",

@@ -29,10 +29,10 @@ import uvloop
 from gateway.config import Dispatch
 from gateway.dispatch import pieces
 from gateway.dispatch.contents import Contents
-from gateway.dispatch.garbage import keep_collections_short
 from gateway.dispatch.links import Links
 from gateway.dispatch.owned import Owned, Surroundings
 from gateway.dispatch.partition import Partition
+from gateway.garbage import keep_collections_short
 from gateway.slices import Slices
 from gateway.store import ownership
 from gateway.store.client import Store

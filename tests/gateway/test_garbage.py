@@ -5,7 +5,7 @@ import sys
 
 _PROCESS = """
 import gc, weakref
-from gateway.dispatch.garbage import keep_collections_short
+from gateway.garbage import keep_collections_short
 
 keep_collections_short()
 keep_collections_short()
