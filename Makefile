@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: setup demo test faults check format proto clean bench-audience bench-snapshot
+.PHONY: setup demo test faults check format proto clean bench-audience bench-snapshot bench-peers
 
 setup: $(VENV)/.ready
 
@@ -49,6 +49,11 @@ bench-audience: setup
 # What a snapshot of a full partition costs, and whether anything waits for it. Two cores for 2 minutes, 2 GiB.
 bench-snapshot: setup
 	$(BIN)/python -m tests.benchmarks.snapshot
+
+# Columba beside Redis, Mosquitto, NATS and nginx nchan, as far as they are installed. Two cores for some
+# minutes. ARGS="--connections 10000 --rounds 7 --only redis --json"
+bench-peers: setup
+	$(BIN)/python -m tests.benchmarks.peers $(ARGS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -1,0 +1,1 @@
+"""Other servers that keep many connections, measured as Columba is: `make bench-peers`."""

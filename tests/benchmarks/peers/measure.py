@@ -1,0 +1,245 @@
+"""What is measured of a server, and the floor that every round has beside it."""
+
+import base64
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from os import getloadavg
+from pathlib import Path
+from statistics import median
+from typing import Any, Final, NamedTuple
+
+from loadtest.floor import Floor
+from loadtest.process_usage import Memory, cpu_ns, memory
+from tests.benchmarks.peers.publishers import Publisher
+from tests.benchmarks.peers.servers import Peer, Running
+from tests.benchmarks.peers.subscribers import Crowd
+
+PAYLOAD_BYTES: Final = 100
+BURST: Final = 5
+_WARM: Final = 100
+"""Connections that come and go first, so that what a server loads at its first is not counted."""
+_IN_FLIGHT: Final = 64
+"""Connections without an answer at any time: below Mosquitto's backlog of 100, as it cannot be set and
+a dropped SYN costs a second."""
+_TIMEOUT_S: Final = 120.0
+_QUIET_STEP_S: Final = 0.03
+_QUIET_NS: Final = 1_000_000
+_QUIET_PATIENCE_S: Final = 1.0
+
+Tell = Callable[[str], None]
+"""Progress, one line."""
+
+
+class Round(NamedTuple):
+    """One round of messages; CPU is user and system, microseconds for a message to one subscriber."""
+
+    cpu_us: float
+    """Until all are delivered."""
+    wall_s: float
+    """From before the publisher's first write until the last subscriber has read the last message."""
+    front_cpu_us: float = 0.0
+    """Of the processes that hold the connections."""
+    receipt_cpu_us: float = 0.0
+    """Until all receipts are stored and acknowledged; 0 where there are none."""
+
+
+class FloorBeside:
+    """A bare loop of write(2) over as many connections, read by the same subscribers."""
+
+    def __init__(self, floor: Floor, crowd: Crowd, connections: int) -> None:
+        self._floor = floor
+        self._crowd = crowd
+        self._connections = connections
+        self._arrived = 0
+        self.connects_per_s = 0.0
+
+    def connect(self) -> None:
+        accepting = self._floor.send("accept", count=self._connections, patience_s=_TIMEOUT_S)
+        self._crowd.dial(self._connections)
+        told = self._crowd.wait("ready", self._connections, _TIMEOUT_S)
+        self._floor.collect(accepting, _TIMEOUT_S)
+        self.connects_per_s = _per_s(self._connections, told)
+
+    def round(self, messages: int) -> Round:
+        frame = base64.b64encode(_payloads(1)[0]).decode()
+        self._arrived += messages * self._connections
+        began = time.monotonic()
+        sent = [self._floor.send("write", frame=frame) for _ in range(messages)]
+        costs = [self._floor.collect(each, _TIMEOUT_S)["cpu_ns"] for each in sent]
+        told = self._crowd.wait("messages", self._arrived, _TIMEOUT_S)
+        each_us = sum(costs) / 1e3 / messages / self._connections
+        return Round(each_us, told["last_message_at"] - began)
+
+
+@contextmanager
+def floor_beside(connections: int) -> Iterator[FloorBeside]:
+    """Connected. Raises ChildFailed."""
+    with (
+        Floor() as floor,
+        Crowd("bare", floor.address, "127.0.5.1", _IN_FLIGHT, size=PAYLOAD_BYTES) as crowd,
+    ):
+        beside = FloorBeside(floor, crowd, connections)
+        beside.connect()
+        yield beside
+
+
+class Bench:
+    """One running server and its subscribers."""
+
+    def __init__(self, running: Running, crowd: Crowd, connections: int) -> None:
+        self._running = running
+        self._crowd = crowd
+        self._connections = connections
+        self._arrived = 0
+        self._acked = 0
+
+    def connect(self, connections: int) -> float:
+        """Seconds-to-subscriptions as a rate: subscriptions a second."""
+        self._crowd.dial(connections)
+        return _per_s(connections, self._crowd.wait("ready", connections, _TIMEOUT_S))
+
+    def leave(self) -> None:
+        self._crowd.drop()
+        quiet_cpu_ns(self._running.pids)
+
+    def memory(self) -> tuple[Memory, Memory]:
+        """Of all its processes, and of those that hold the connections."""
+        return _memory(self._running.pids), _memory(self._running.front)
+
+    def round(self, messages: int) -> Round:
+        with self._running.publisher(messages) as publisher:
+            return self._round(publisher, messages)
+
+    def _round(self, publisher: Publisher, messages: int) -> Round:
+        pids, front = self._running.pids, self._running.front
+        deliveries = messages * self._connections
+        self._arrived += deliveries
+        before = quiet_cpu_ns(pids)
+        front_before = _cpu_ns(front)
+        began = time.monotonic()
+        publisher.send(_payloads(messages))
+        told = self._crowd.wait("messages", self._arrived, _TIMEOUT_S)
+        publisher.collect()
+        delivered = quiet_cpu_ns(pids)
+        front_delivered = _cpu_ns(front)
+        reports = self._crowd.report()
+        if reports:
+            self._acked += reports
+            self._crowd.wait("acked", self._acked, _TIMEOUT_S)
+        stored = quiet_cpu_ns(pids) if reports else delivered
+        return Round(
+            cpu_us=(delivered - before) / 1e3 / deliveries,
+            wall_s=told["last_message_at"] - began,
+            front_cpu_us=(front_delivered - front_before) / 1e3 / deliveries,
+            receipt_cpu_us=(stored - delivered) / 1e3 / deliveries,
+        )
+
+
+def measure(
+    peer: Peer, connections: int, rounds: int, beside: FloorBeside, tell: Tell
+) -> dict[str, Any]:
+    """All figures of one server, see `figures`.
+
+    Raises ServerFailed, ServiceFailed, ChildFailed, PublishFailed and OSError.
+    """
+    load = getloadavg()[0]
+    with tempfile.TemporaryDirectory(prefix="peers-") as place:
+        tell(f"{peer.title}: starting")
+        with (
+            peer.started(Path(place)) as running,
+            Crowd(peer.wire, running.address, "127.0.4.1", _IN_FLIGHT, **running.options) as crowd,
+        ):
+            bench = Bench(running, crowd, connections)
+            bench.connect(min(_WARM, connections))
+            bench.leave()
+            time.sleep(peer.settle_s)
+            empty = bench.memory()
+            tell(f"{peer.title}: connecting {connections}")
+            per_s = bench.connect(connections)
+            time.sleep(peer.settle_s)
+            quiet_cpu_ns(running.pids)
+            full = bench.memory()
+            tell(f"{peer.title}: {per_s:.0f} subscriptions a second; warming up")
+            for messages in (1, BURST):
+                bench.round(messages)
+            told: dict[str, Any] = {}
+            for messages, name in ((1, "one"), (BURST, "burst")):
+                pairs = _rounds(bench, beside, messages, rounds, peer, tell)
+                told[name] = fanout(pairs)
+            used = bench.memory()
+    return {
+        "version": peer.version(),
+        "settings": peer.settings,
+        "load": round(load, 2),
+        "connects_per_s": round(per_s, 1),
+        "rss_empty": empty[0].rss,
+        "bytes_per_subscriber": _each(empty[0], full[0], connections),
+        "front_bytes_per_subscriber": _each(empty[1], full[1], connections),
+        "bytes_per_subscriber_after_fanout": _each(empty[0], used[0], connections),
+        **told,
+    }
+
+
+def _rounds(
+    bench: Bench, beside: FloorBeside, messages: int, rounds: int, peer: Peer, tell: Tell
+) -> list[tuple[Round, Round]]:
+    """(floor, server), in turns, so that both have the same neighbours on the machine."""
+    pairs = []
+    for number in range(1, rounds + 1):
+        pairs.append((beside.round(messages), bench.round(messages)))
+        floor, server = pairs[-1]
+        tell(
+            f"{peer.title}: {messages} at once, round {number} of {rounds}: "
+            f"{server.cpu_us:.2f} us, floor {floor.cpu_us:.2f} us"
+        )
+    return pairs
+
+
+def fanout(pairs: list[tuple[Round, Round]]) -> dict[str, Any]:
+    """Medians over the rounds; the ratios to the floor are medians of each round's own."""
+    floors, servers = zip(*pairs, strict=True)
+    return {
+        "cpu_us": round(median(each.cpu_us for each in servers), 3),
+        "front_cpu_us": round(median(each.front_cpu_us for each in servers), 3),
+        "receipt_cpu_us": round(median(each.receipt_cpu_us for each in servers), 3),
+        "wall_ms": round(median(each.wall_s for each in servers) * 1e3, 2),
+        "floor_cpu_us": round(median(each.cpu_us for each in floors), 3),
+        "floor_wall_ms": round(median(each.wall_s for each in floors) * 1e3, 2),
+        "cpu_to_floor": round(median(s.cpu_us / f.cpu_us for f, s in pairs), 3),
+        "wall_to_floor": round(median(s.wall_s / f.wall_s for f, s in pairs), 3),
+    }
+
+
+def quiet_cpu_ns(pids: list[int]) -> int:
+    """CPU of all these once they together used less than 1 ms of it within 30 ms, or after a second."""
+    deadline = time.monotonic() + _QUIET_PATIENCE_S
+    before = _cpu_ns(pids)
+    while True:
+        time.sleep(_QUIET_STEP_S)
+        after = _cpu_ns(pids)
+        if after - before < _QUIET_NS or time.monotonic() >= deadline:
+            return after
+        before = after
+
+
+def _cpu_ns(pids: list[int]) -> int:
+    return sum(map(cpu_ns, pids))
+
+
+def _memory(pids: list[int]) -> Memory:
+    return Memory(*map(sum, zip(*map(memory, pids), strict=True)))
+
+
+def _each(before: Memory, after: Memory, connections: int) -> float:
+    return round((after.rss - before.rss) / connections, 1)
+
+
+def _payloads(count: int) -> list[bytes]:
+    """Different ones, so that none is taken for another."""
+    return [f"coo {n} ".encode().ljust(PAYLOAD_BYTES, b".") for n in range(count)]
+
+
+def _per_s(connections: int, told: dict[str, Any]) -> float:
+    return connections / float(told["last_ready_at"] - told["first_dial_at"])
