@@ -13,16 +13,16 @@ from typing import Any, Final, NamedTuple
 from loadtest.floor import Floor
 from loadtest.process_usage import Memory, cpu_ns, memory
 from tests.benchmarks.peers.publishers import Publisher
-from tests.benchmarks.peers.servers import Peer, Running
+from tests.benchmarks.peers.servers import FEW_IN_FLIGHT, IN_FLIGHT, Peer, Running
 from tests.benchmarks.peers.subscribers import Crowd
 
 PAYLOAD_BYTES: Final = 100
 BURST: Final = 5
 _WARM: Final = 100
 """Connections that come and go first, so that what a server loads at its first is not counted."""
-_IN_FLIGHT: Final = 64
-"""Connections without an answer at any time: below Mosquitto's backlog of 100, as it cannot be set and
-a dropped SYN costs a second."""
+_IDLE_S: Final = 12.0
+"""From the last subscription until the memory is read. Redis gives buffers back that were not used for
+5 s, jemalloc pages after 10 s; NATS pings each client once within 3 s."""
 _TIMEOUT_S: Final = 120.0
 _QUIET_STEP_S: Final = 0.03
 _QUIET_NS: Final = 1_000_000
@@ -57,7 +57,7 @@ class FloorBeside:
 
     def connect(self) -> None:
         accepting = self._floor.send("accept", count=self._connections, patience_s=_TIMEOUT_S)
-        self._crowd.dial(self._connections)
+        self._crowd.dial(range(self._connections), IN_FLIGHT)
         told = self._crowd.wait("ready", self._connections, _TIMEOUT_S)
         self._floor.collect(accepting, _TIMEOUT_S)
         self.connects_per_s = _per_s(self._connections, told)
@@ -78,7 +78,7 @@ def floor_beside(connections: int) -> Iterator[FloorBeside]:
     """Connected. Raises ChildFailed."""
     with (
         Floor() as floor,
-        Crowd("bare", floor.address, "127.0.5.1", _IN_FLIGHT, size=PAYLOAD_BYTES) as crowd,
+        Crowd("bare", floor.address, "127.0.5.1", size=PAYLOAD_BYTES) as crowd,
     ):
         beside = FloorBeside(floor, crowd, connections)
         beside.connect()
@@ -95,10 +95,10 @@ class Bench:
         self._arrived = 0
         self._acked = 0
 
-    def connect(self, connections: int) -> float:
-        """Seconds-to-subscriptions as a rate: subscriptions a second."""
-        self._crowd.dial(connections)
-        return _per_s(connections, self._crowd.wait("ready", connections, _TIMEOUT_S))
+    def connect(self, rows: range, in_flight: int) -> float:
+        """Subscriptions a second, from the first connect until the last is subscribed."""
+        self._crowd.dial(rows, in_flight)
+        return _per_s(len(rows), self._crowd.wait("ready", len(rows), _TIMEOUT_S))
 
     def leave(self) -> None:
         self._crowd.drop()
@@ -107,6 +107,13 @@ class Bench:
     def memory(self) -> tuple[Memory, Memory]:
         """Of all its processes, and of those that hold the connections."""
         return _memory(self._running.pids), _memory(self._running.front)
+
+    def cpu_share(self, seconds: float) -> float:
+        """CPU seconds a second of all its processes, from now on for so long."""
+        began, before = time.monotonic(), _cpu_ns(self._running.pids)
+        time.sleep(seconds)
+        used = _cpu_ns(self._running.pids) - before
+        return used / 1e9 / (time.monotonic() - began)
 
     def round(self, messages: int) -> Round:
         with self._running.publisher(messages) as publisher:
@@ -138,47 +145,65 @@ class Bench:
 
 
 def measure(
-    peer: Peer, connections: int, rounds: int, beside: FloorBeside, tell: Tell
+    peer: Peer,
+    connections: int,
+    rounds: int,
+    beside: FloorBeside,
+    tell: Tell,
+    idle_s: float = _IDLE_S,
 ) -> dict[str, Any]:
-    """All figures of one server, see `figures`.
+    """All figures of one server: memory in bytes, CPU in microseconds, rates a second; see `fanout`.
 
     Raises ServerFailed, ServiceFailed, ChildFailed, PublishFailed and OSError.
     """
     load = getloadavg()[0]
-    with tempfile.TemporaryDirectory(prefix="peers-") as place:
-        tell(f"{peer.title}: starting")
-        with (
-            peer.started(Path(place)) as running,
-            Crowd(peer.wire, running.address, "127.0.4.1", _IN_FLIGHT, **running.options) as crowd,
-        ):
-            bench = Bench(running, crowd, connections)
-            bench.connect(min(_WARM, connections))
-            bench.leave()
-            time.sleep(peer.settle_s)
-            empty = bench.memory()
-            tell(f"{peer.title}: connecting {connections}")
-            per_s = bench.connect(connections)
-            time.sleep(peer.settle_s)
-            quiet_cpu_ns(running.pids)
-            full = bench.memory()
-            tell(f"{peer.title}: {per_s:.0f} subscriptions a second; warming up")
-            for messages in (1, BURST):
-                bench.round(messages)
-            told: dict[str, Any] = {}
-            for messages, name in ((1, "one"), (BURST, "burst")):
-                pairs = _rounds(bench, beside, messages, rounds, peer, tell)
-                told[name] = fanout(pairs)
-            used = bench.memory()
+    tell(f"{peer.title}: starting")
+    with (
+        tempfile.TemporaryDirectory(prefix="peers-") as place,
+        peer.started(Path(place)) as running,
+        Crowd(peer.wire, running.address, "127.0.4.1", **running.options) as crowd,
+    ):
+        bench = Bench(running, crowd, connections)
+        told = _connected(bench, peer, connections, tell, idle_s)
+        for messages in (1, BURST):
+            bench.round(messages)
+        for messages, name in ((1, "one"), (BURST, "burst")):
+            told[name] = fanout(_rounds(bench, beside, messages, rounds, peer, tell))
+        used, _ = bench.memory()
+        bench.leave()
+        # Other rows, so that a server that knows its subscribers meets new ones here as well.
+        few = bench.connect(range(connections, 2 * connections), FEW_IN_FLIGHT)
     return {
         "version": peer.version(),
         "settings": peer.settings,
         "load": round(load, 2),
-        "connects_per_s": round(per_s, 1),
-        "rss_empty": empty[0].rss,
-        "bytes_per_subscriber": _each(empty[0], full[0], connections),
-        "front_bytes_per_subscriber": _each(empty[1], full[1], connections),
-        "bytes_per_subscriber_after_fanout": _each(empty[0], used[0], connections),
+        "bytes_per_subscriber_after_fanout": round((used.rss - told["rss_empty"]) / connections, 1),
+        "connects_per_s_few": round(few, 1),
         **told,
+    }
+
+
+def _connected(
+    bench: Bench, peer: Peer, connections: int, tell: Tell, idle_s: float
+) -> dict[str, Any]:
+    """Everybody is subscribed behind it: what that took."""
+    bench.connect(range(min(_WARM, connections)), peer.in_flight)
+    bench.leave()
+    empty, front_empty = bench.memory()
+    tell(f"{peer.title}: connecting {connections}")
+    per_s = bench.connect(range(connections), peer.in_flight)
+    tell(f"{peer.title}: {per_s:.0f} subscriptions a second; {idle_s:g} s idle")
+    time.sleep(idle_s / 2)
+    share = bench.cpu_share(idle_s / 2)
+    full, front_full = bench.memory()
+    return {
+        "in_flight": peer.in_flight,
+        "connects_per_s": round(per_s, 1),
+        "rss_empty": empty.rss,
+        "bytes_per_subscriber": round((full.rss - empty.rss) / connections, 1),
+        "front_bytes_per_subscriber": round((front_full.rss - front_empty.rss) / connections, 1),
+        "pss_bytes_per_subscriber": round((full.pss - empty.pss) / connections, 1),
+        "idle_cpu_share": round(share, 4),
     }
 
 
@@ -230,10 +255,6 @@ def _cpu_ns(pids: list[int]) -> int:
 
 def _memory(pids: list[int]) -> Memory:
     return Memory(*map(sum, zip(*map(memory, pids), strict=True)))
-
-
-def _each(before: Memory, after: Memory, connections: int) -> float:
-    return round((after.rss - before.rss) / connections, 1)
 
 
 def _payloads(count: int) -> list[bytes]:

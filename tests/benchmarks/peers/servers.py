@@ -36,6 +36,11 @@ _ROOM: Final = 19_000
 """Connections a server is told to take: more than are made, less than its descriptors."""
 
 
+IN_FLIGHT: Final = 512
+"""Subscriptions without an answer at any time: enough for a server that gathers them to gather."""
+FEW_IN_FLIGHT: Final = 64
+
+
 class ServerFailed(Exception):
     """A server did not come up, or is gone."""
 
@@ -63,8 +68,7 @@ class Peer(NamedTuple):
     version: Callable[[], str]
     started: Callable[[Path], AbstractContextManager[Running]]
     """In an empty directory. Raises ServerFailed, and OSError if it cannot be run."""
-    settle_s: float = 0.3
-    """Behind the last subscription, until it has nothing left to do for it."""
+    in_flight: int = IN_FLIGHT
 
 
 @contextmanager
@@ -291,7 +295,6 @@ PEERS: Final = (
         lambda: True,
         lambda: f"{installed_version('columba')}, Python {platform.python_version()}",
         _columba,
-        settle_s=1.0,
     ),
     Peer(
         "redis",
@@ -310,6 +313,8 @@ PEERS: Final = (
         lambda: bool(_MOSQUITTO),
         lambda: _version(r"version ([\d.]+)", _MOSQUITTO, "-h"),
         _mosquitto,
+        # Its backlog is 100 and cannot be set; each SYN beyond it is dropped and costs a second.
+        in_flight=FEW_IN_FLIGHT,
     ),
     Peer(
         "nats",
@@ -319,8 +324,6 @@ PEERS: Final = (
         lambda: bool(_NATS),
         lambda: _version(r"v([\d.]+)", _NATS, "--version"),
         _nats,
-        # It pings each client once, some 2 s after the connection was made.
-        settle_s=3.0,
     ),
     Peer(
         "nchan",

@@ -35,11 +35,11 @@ class SubscribersFailed(Exception):
 class Subscribers:
     """The child's side. All times are time.monotonic(), which is the machine's."""
 
-    def __init__(self, wire: Wire, address: Address, source: str, in_flight: int) -> None:
+    def __init__(self, wire: Wire, address: Address, source: str) -> None:
         self._wire = wire
         self._address = address
         self._source = source
-        self._in_flight = in_flight
+        self._in_flight = 0
         self._epoll = select.epoll()
         self._sockets: dict[int, socket.socket] = {}
         self._row: dict[int, int] = {}
@@ -58,9 +58,11 @@ class Subscribers:
         self.last_ready_at = 0.0
         self.last_message_at = 0.0
 
-    def dial(self, count: int) -> None:
+    def dial(self, rows: range, in_flight: int) -> None:
+        """Subscribe these, at most `in_flight` of them without an answer at any time."""
         self.first_dial_at = 0.0
-        self._to_dial.extend(range(count))
+        self._in_flight = in_flight
+        self._to_dial.extend(rows)
 
     def drop(self) -> None:
         """All leave without a word."""
@@ -188,20 +190,17 @@ def _write_whole(fd: int, data: bytes) -> None:
 class Crowd(Child):
     """The parent's handle. Commands raise ChildFailed, also for what befell a subscriber before."""
 
-    def __init__(
-        self, wire: str, address: Address, source: str, in_flight: int, **options: Any
-    ) -> None:
+    def __init__(self, wire: str, address: Address, source: str, **options: Any) -> None:
         super().__init__(
             "tests.benchmarks.peers.subscribers",
             wire=wire,
             address=address,
             source=source,
-            in_flight=in_flight,
             options=options,
         )
 
-    def dial(self, count: int) -> None:
-        self.call("dial", count=count)
+    def dial(self, rows: range, in_flight: int) -> None:
+        self.call("dial", rows=[rows.start, rows.stop], in_flight=in_flight)
 
     def drop(self) -> None:
         self.call("drop")
@@ -275,7 +274,7 @@ class _Runner:
     def _obey(self, command: dict[str, Any]) -> dict[str, Any]:
         match command["do"]:
             case "dial":
-                self._subscribers.dial(command["count"])
+                self._subscribers.dial(range(*command["rows"]), command["in_flight"])
             case "drop":
                 self._subscribers.drop()
             case "report":
@@ -295,7 +294,6 @@ def main() -> None:
             wires.make(start["wire"], **start["options"]),
             (start["address"][0], start["address"][1]),
             start["source"],
-            start["in_flight"],
         )
         commands.answer(start)
         _Runner(subscribers, commands).run()

@@ -6,13 +6,14 @@ Told = dict[str, Any]
 """Name of a server -> what `measure` told of it."""
 
 HEAD: Final = (
-    "", "memory a subscriber", "subscriptions a second",
+    "", "memory a subscriber", "subscriptions a second", "64 in flight",
     "CPU a message", "to the floor", "last of all has it",
     "CPU, 5 at once", "to the floor", "last has all 5",
 )  # fmt: skip
 _TO_COLUMBA: Final = {
     "bytes_per_subscriber": ("bytes_per_subscriber",),
     "connects_per_s": ("connects_per_s",),
+    "connects_per_s_few": ("connects_per_s_few",),
     "one_cpu": ("one", "cpu_us"),
     "one_wall": ("one", "wall_ms"),
     "burst_cpu": ("burst", "cpu_us"),
@@ -23,7 +24,7 @@ _TO_COLUMBA: Final = {
 def to_columba(told: Told) -> dict[str, dict[str, float]]:
     """Server -> figure -> how many times Columba's it is; empty if Columba was not measured.
 
-    More is worse, but for `connects_per_s`.
+    More is worse, but for `connects_per_s` and `connects_per_s_few`.
     """
     columba = told.get("columba")
     if columba is None:
@@ -65,6 +66,7 @@ def _row(title: str, figures: dict[str, Any]) -> tuple[str, ...]:
         title,
         f"{figures['bytes_per_subscriber']:,.0f} B",
         f"{figures['connects_per_s']:,.0f}",
+        f"{figures['connects_per_s_few']:,.0f}",
         f"{one['cpu_us']:.1f} us",
         f"{one['cpu_to_floor']:.2f}",
         f"{one['wall_ms']:.0f} ms",
@@ -80,6 +82,7 @@ def _edge_row(columba: dict[str, Any]) -> tuple[str, ...]:
     return (
         "of it the edge",
         f"{columba['front_bytes_per_subscriber']:,.0f} B",
+        "",
         "",
         f"{one['front_cpu_us']:.1f} us",
         f"{one['front_cpu_us'] / one['floor_cpu_us']:.2f}",
@@ -102,6 +105,7 @@ def _floor_row(told: Told, connects_per_s: float) -> tuple[str, ...]:
         "the floor: bare write(2)",
         "",
         f"{connects_per_s:,.0f}",
+        "",
         f"{span('one', 'floor_cpu_us', '.1f')} us",
         "1",
         f"{span('one', 'floor_wall_ms', '.0f')} ms",
