@@ -13,7 +13,13 @@ from typing import Any, Final, NamedTuple
 from loadtest.floor import Floor
 from loadtest.process_usage import Memory, cpu_ns, memory
 from tests.benchmarks.peers.publishers import Publisher
-from tests.benchmarks.peers.servers import FEW_IN_FLIGHT, IN_FLIGHT, Peer, Running
+from tests.benchmarks.peers.servers import (
+    FEW_IN_FLIGHT,
+    IN_FLIGHT,
+    Peer,
+    Running,
+    ServerFailed,
+)
 from tests.benchmarks.peers.subscribers import Crowd
 
 PAYLOAD_BYTES: Final = 100
@@ -33,7 +39,10 @@ Tell = Callable[[str], None]
 
 
 class Round(NamedTuple):
-    """One round of messages; CPU is user and system, microseconds for a message to one subscriber."""
+    """One round of messages; CPU is user and system, microseconds for a message to one subscriber.
+
+    What the server uses when idle is not in it.
+    """
 
     cpu_us: float
     """Until all are delivered."""
@@ -94,53 +103,102 @@ class Bench:
         self._connections = connections
         self._arrived = 0
         self._acked = 0
+        self._idle_share = self._front_idle_share = 0.0
 
-    def connect(self, rows: range, in_flight: int) -> float:
-        """Subscriptions a second, from the first connect until the last is subscribed."""
+    def connect(self, rows: range, in_flight: int) -> tuple[float, float]:
+        """Subscriptions a second, and microseconds of the server's CPU for one."""
+        before = self._used()
         self._crowd.dial(rows, in_flight)
-        return _per_s(len(rows), self._crowd.wait("ready", len(rows), _TIMEOUT_S))
+        told = self._crowd.wait("ready", len(rows), _TIMEOUT_S)
+        return _per_s(len(rows), told), (self._used() - before).cpu_ns / 1e3 / len(rows)
 
     def leave(self) -> None:
         self._crowd.drop()
-        quiet_cpu_ns(self._running.pids)
+        self._used()
 
     def memory(self) -> tuple[Memory, Memory]:
         """Of all its processes, and of those that hold the connections."""
         return _memory(self._running.pids), _memory(self._running.front)
 
-    def cpu_share(self, seconds: float) -> float:
-        """CPU seconds a second of all its processes, from now on for so long."""
-        began, before = time.monotonic(), _cpu_ns(self._running.pids)
+    def idle(self, seconds: float) -> float:
+        """Watch for so long what it uses when nobody talks: CPU seconds a second.
+
+        From then on that is not counted to messages.
+        """
+        before = self._spent()
         time.sleep(seconds)
-        used = _cpu_ns(self._running.pids) - before
-        return used / 1e9 / (time.monotonic() - began)
+        used = self._spent() - before
+        self._idle_share = used.cpu_ns / used.ns
+        self._front_idle_share = used.front_ns / used.ns
+        return self._idle_share
 
     def round(self, messages: int) -> Round:
         with self._running.publisher(messages) as publisher:
             return self._round(publisher, messages)
 
     def _round(self, publisher: Publisher, messages: int) -> Round:
-        pids, front = self._running.pids, self._running.front
         deliveries = messages * self._connections
         self._arrived += deliveries
-        before = quiet_cpu_ns(pids)
-        front_before = _cpu_ns(front)
+        before = self._used()
         began = time.monotonic()
         publisher.send(_payloads(messages))
         told = self._crowd.wait("messages", self._arrived, _TIMEOUT_S)
         publisher.collect()
-        delivered = quiet_cpu_ns(pids)
-        front_delivered = _cpu_ns(front)
+        delivered = self._used()
         reports = self._crowd.report()
         if reports:
             self._acked += reports
             self._crowd.wait("acked", self._acked, _TIMEOUT_S)
-        stored = quiet_cpu_ns(pids) if reports else delivered
+        stored = self._used() if reports else delivered
+        if (arrived := self._crowd.told()["messages"]) != self._arrived:
+            raise ServerFailed(f"{arrived} messages arrived of {self._arrived} published")
+        delivery, storing = delivered - before, stored - delivered
         return Round(
-            cpu_us=(delivered - before) / 1e3 / deliveries,
+            cpu_us=self._above_idle(delivery) / 1e3 / deliveries,
             wall_s=told["last_message_at"] - began,
-            front_cpu_us=(front_delivered - front_before) / 1e3 / deliveries,
-            receipt_cpu_us=(stored - delivered) / 1e3 / deliveries,
+            front_cpu_us=self._front_above_idle(delivery) / 1e3 / deliveries,
+            receipt_cpu_us=self._above_idle(storing) / 1e3 / deliveries,
+        )
+
+    def _above_idle(self, spent: "Spent") -> float:
+        return spent.cpu_ns - self._idle_share * spent.ns
+
+    def _front_above_idle(self, spent: "Spent") -> float:
+        return spent.front_ns - self._front_idle_share * spent.ns
+
+    def _spent(self) -> "Spent":
+        pids, front = self._running.pids, self._running.front
+        return Spent(_cpu_ns(pids), _cpu_ns(front), time.monotonic_ns())
+
+    def _used(self) -> "Spent":
+        """`_spent` once it used less than 1 ms above idle within 30 ms, or after a second.
+
+        So what it finishes behind the last byte counts too.
+        """
+        deadline = time.monotonic() + _QUIET_PATIENCE_S
+        before = self._spent()
+        while True:
+            time.sleep(_QUIET_STEP_S)
+            after = self._spent()
+            quiet = self._above_idle(after - before) < _QUIET_NS
+            if quiet or time.monotonic() >= deadline:
+                return after
+            before = after
+
+
+class Spent(NamedTuple):
+    """Nanoseconds, as they stand at a moment or between two."""
+
+    cpu_ns: int
+    """Of all processes of a server."""
+    front_ns: int
+    """Of those that hold the connections."""
+    ns: int
+    """On the clock."""
+
+    def __sub__(self, before: "Spent") -> "Spent":
+        return Spent(
+            self.cpu_ns - before.cpu_ns, self.front_ns - before.front_ns, self.ns - before.ns
         )
 
 
@@ -172,7 +230,7 @@ def measure(
         used, _ = bench.memory()
         bench.leave()
         # Other rows, so that a server that knows its subscribers meets new ones here as well.
-        few = bench.connect(range(connections, 2 * connections), FEW_IN_FLIGHT)
+        few, _ = bench.connect(range(connections, 2 * connections), FEW_IN_FLIGHT)
     return {
         "version": peer.version(),
         "settings": peer.settings,
@@ -191,14 +249,15 @@ def _connected(
     bench.leave()
     empty, front_empty = bench.memory()
     tell(f"{peer.title}: connecting {connections}")
-    per_s = bench.connect(range(connections), peer.in_flight)
+    per_s, connect_us = bench.connect(range(connections), peer.in_flight)
     tell(f"{peer.title}: {per_s:.0f} subscriptions a second; {idle_s:g} s idle")
     time.sleep(idle_s / 2)
-    share = bench.cpu_share(idle_s / 2)
+    share = bench.idle(idle_s / 2)
     full, front_full = bench.memory()
     return {
         "in_flight": peer.in_flight,
         "connects_per_s": round(per_s, 1),
+        "connect_cpu_us": round(connect_us, 2),
         "rss_empty": empty.rss,
         "bytes_per_subscriber": round((full.rss - empty.rss) / connections, 1),
         "front_bytes_per_subscriber": round((front_full.rss - front_empty.rss) / connections, 1),
@@ -235,18 +294,6 @@ def fanout(pairs: list[tuple[Round, Round]]) -> dict[str, Any]:
         "cpu_to_floor": round(median(s.cpu_us / f.cpu_us for f, s in pairs), 3),
         "wall_to_floor": round(median(s.wall_s / f.wall_s for f, s in pairs), 3),
     }
-
-
-def quiet_cpu_ns(pids: list[int]) -> int:
-    """CPU of all these once they together used less than 1 ms of it within 30 ms, or after a second."""
-    deadline = time.monotonic() + _QUIET_PATIENCE_S
-    before = _cpu_ns(pids)
-    while True:
-        time.sleep(_QUIET_STEP_S)
-        after = _cpu_ns(pids)
-        if after - before < _QUIET_NS or time.monotonic() >= deadline:
-            return after
-        before = after
 
 
 def _cpu_ns(pids: list[int]) -> int:

@@ -6,7 +6,7 @@ Told = dict[str, Any]
 """Name of a server -> what `measure` told of it."""
 
 HEAD: Final = (
-    "", "memory a subscriber", "subscriptions a second", "64 in flight",
+    "", "memory a subscriber", "subscriptions a second", "CPU of one",
     "CPU a message", "to the floor", "last of all has it",
     "CPU, 5 at once", "to the floor", "last has all 5",
 )  # fmt: skip
@@ -14,6 +14,7 @@ _TO_COLUMBA: Final = {
     "bytes_per_subscriber": ("bytes_per_subscriber",),
     "connects_per_s": ("connects_per_s",),
     "connects_per_s_few": ("connects_per_s_few",),
+    "connect_cpu_us": ("connect_cpu_us",),
     "one_cpu": ("one", "cpu_us"),
     "one_wall": ("one", "wall_ms"),
     "burst_cpu": ("burst", "cpu_us"),
@@ -66,7 +67,7 @@ def _row(title: str, figures: dict[str, Any]) -> tuple[str, ...]:
         title,
         f"{figures['bytes_per_subscriber']:,.0f} B",
         f"{figures['connects_per_s']:,.0f}",
-        f"{figures['connects_per_s_few']:,.0f}",
+        f"{figures['connect_cpu_us']:.0f} us",
         f"{one['cpu_us']:.1f} us",
         f"{one['cpu_to_floor']:.2f}",
         f"{one['wall_ms']:.0f} ms",
