@@ -6,10 +6,11 @@ told and left out (Debian: redis-server mosquitto nats-server nginx libnginx-mod
 and, as its last line, one JSON object; progress goes to stderr.
 
 Of each server: resident memory for a subscriber that is idle (the kernel's sockets not counted, which
-are the same for all); subscriptions a second, 512 of them in flight and 64, and the CPU of one; then one message of 100 bytes to all, and five at once:
-CPU of all processes of the server for a message to a subscriber, less what it uses when idle, and the time until the last subscriber
-has read the last message, medians of the rounds. A bare loop of write(2) over as many connections, the
-floor, takes its turn between any two rounds; ratios to it are medians of each round's own.
+are about the same for all); subscriptions a second, 512 of them in flight and 64, and the CPU of one; then
+one message of 100 bytes to all, and five at once: CPU of all processes of the server for a message to a
+subscriber, less what they use when idle, and the time until the last subscriber has read the last
+message, medians of the rounds. A bare loop of write(2) over as many connections, the floor, takes its
+turn between any two rounds; ratios to it are medians of each round's own.
 
 For Columba a subscription is a registration, which is durable before it is answered; a message is
 durable too before any device gets it; and each device sends a receipt, which is held back until all have

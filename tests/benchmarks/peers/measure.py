@@ -250,6 +250,8 @@ def _connected(
     empty, front_empty = bench.memory()
     tell(f"{peer.title}: connecting {connections}")
     per_s, connect_us = bench.connect(range(connections), peer.in_flight)
+    if connect_us <= 0:
+        raise ServerFailed("subscribing costs its processes nothing: they are not all known")
     tell(f"{peer.title}: {per_s:.0f} subscriptions a second; {idle_s:g} s idle")
     time.sleep(idle_s / 2)
     share = bench.idle(idle_s / 2)

@@ -72,8 +72,11 @@ class Peer(NamedTuple):
 
 
 @contextmanager
-def _run(command: list[str], port: int, place: Path) -> Iterator[list[int]]:
-    """The process ids of a command that listens on `port`, ended behind the block."""
+def _run(command: list[str], port: int, place: Path, workers: int = 0) -> Iterator[list[int]]:
+    """The process ids of a command that listens on `port`, ended behind the block.
+
+    `workers`: so many children do its work.
+    """
     with Path(place, "said").open("wb") as said:
         process = subprocess.Popen(
             [sys.executable, "-m", "loadtest.launch", *command],
@@ -85,7 +88,7 @@ def _run(command: list[str], port: int, place: Path) -> Iterator[list[int]]:
         )
     try:
         _wait_listening(process, port, Path(place, "said"))
-        yield [process.pid, *_children(process.pid)]
+        yield [process.pid, *_wait_children(process.pid, workers)]
     finally:
         process.terminate()
         try:
@@ -106,9 +109,16 @@ def _wait_listening(process: subprocess.Popen[bytes], port: int, said: Path) -> 
     raise ServerFailed(f"{process.args!r} is not there: {said.read_text(errors='replace')[-800:]}")
 
 
-def _children(pid: int) -> list[int]:
-    """proc(5): of the main thread, which forks in all that are started here."""
-    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+def _wait_children(pid: int, count: int) -> list[int]:
+    """Its port is open before a server forks the processes that serve it."""
+    deadline = time.monotonic() + _READY_S
+    while time.monotonic() < deadline:
+        # proc(5): those of the main thread, which forks in all that are started here.
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        if len(children) >= count:
+            return list(map(int, children))
+        time.sleep(0.02)
+    raise ServerFailed(f"process {pid} has no {count} children")
 
 
 def _free_port() -> int:
@@ -232,7 +242,7 @@ http {{
   }}
 }}
 """)
-    with _run([_NGINX, "-p", str(place), "-c", str(config)], port, place) as pids:
+    with _run([_NGINX, "-p", str(place), "-c", str(config)], port, place, workers=1) as pids:
         address = ("127.0.0.1", port)
         yield Running(address, pids, pids, {}, lambda n: HttpPublisher(address, "/pub", n))
 
