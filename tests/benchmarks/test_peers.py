@@ -162,7 +162,7 @@ def test_a_report_has_a_receipt_for_each_push() -> None:
 # Figures
 
 
-def test_medians_and_ratios_of_each_rounds_own_floor() -> None:
+def test_medians_and_their_ratios() -> None:
     pairs = [
         (Round(10.0, 0.1), Round(20.0, 0.1, 15.0, 30.0)),
         (Round(20.0, 0.2), Round(30.0, 0.3, 25.0, 40.0)),
@@ -170,7 +170,8 @@ def test_medians_and_ratios_of_each_rounds_own_floor() -> None:
     ]
     assert fanout(pairs) == {
         "cpu_us": 20.0, "front_cpu_us": 15.0, "receipt_cpu_us": 40.0, "wall_ms": 300.0,
-        "floor_cpu_us": 10.0, "floor_wall_ms": 100.0, "cpu_to_floor": 1.5, "wall_to_floor": 1.5,
+        "floor_cpu_us": 10.0, "floor_wall_ms": 100.0, "cpu_to_floor": 2.0, "front_cpu_to_floor": 1.5,
+        "wall_to_floor": 3.0,
     }  # fmt: skip
 
 
@@ -178,7 +179,7 @@ def _figures(times: float) -> dict[str, Any]:
     part = {
         "cpu_us": 10.0 * times, "front_cpu_us": 8.0 * times, "wall_ms": 100.0 * times,
         "receipt_cpu_us": 0.0, "floor_cpu_us": 5.0, "floor_wall_ms": 50.0 + times,
-        "cpu_to_floor": 2.0 * times, "wall_to_floor": 2.0 * times,
+        "cpu_to_floor": 2.0 * times, "front_cpu_to_floor": 1.6 * times, "wall_to_floor": 2.0 * times,
     }  # fmt: skip
     return {
         "version": "1.2", "connects_per_s": 1000.0 * times, "connects_per_s_few": 500.0 * times,

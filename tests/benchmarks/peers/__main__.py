@@ -10,7 +10,7 @@ are about the same for all); subscriptions a second, 512 of them in flight and 6
 one message of 100 bytes to all, and five at once: CPU of all processes of the server for a message to a
 subscriber, less what they use when idle, and the time until the last subscriber has read the last
 message, medians of the rounds. A bare loop of write(2) over as many connections, the floor, takes its
-turn between any two rounds; ratios to it are medians of each round's own.
+turn between any two rounds; ratios are those of the medians.
 
 For Columba a subscription is a registration, which is durable before it is answered; a message is
 durable too before any device gets it; and each device sends a receipt, which is held back until all have

@@ -86,10 +86,10 @@ def _edge_row(columba: dict[str, Any]) -> tuple[str, ...]:
         "",
         "",
         f"{one['front_cpu_us']:.1f} us",
-        f"{one['front_cpu_us'] / one['floor_cpu_us']:.2f}",
+        f"{one['front_cpu_to_floor']:.2f}",
         "",
         f"{burst['front_cpu_us']:.1f} us",
-        f"{burst['front_cpu_us'] / burst['floor_cpu_us']:.2f}",
+        f"{burst['front_cpu_to_floor']:.2f}",
         "",
     )
 
