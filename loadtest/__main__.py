@@ -170,6 +170,24 @@ def throughput(
 
 
 @app.command()
+def storm(
+    context: typer.Context,
+    *,
+    devices: Annotated[int, typer.Option(min=100, help="Connections.")] = 100_000,
+    edges: Edges = 12,
+    as_json: AsJson = False,
+) -> None:
+    """Half of the edges are killed at once: how soon is everybody back, and is anything lost?"""
+    with _setting(context, edges, "storm", as_json=as_json) as (service, view):
+        from loadtest.storm import measure_storm, passed
+
+        result = measure_storm(service, devices, view)
+        view.finish(result)
+        if not passed(result):
+            raise typer.Exit(_FAILED)
+
+
+@app.command()
 def million(
     context: typer.Context,
     *,
@@ -179,7 +197,7 @@ def million(
     as_json: AsJson = False,
 ) -> None:
     """All the connections that the machine holds: connect, rest, a push to all, one to a tenth."""
-    from loadtest.million import PER_EDGE
+    from loadtest.many import PER_EDGE
 
     edges = max(2, -(-devices // PER_EDGE))
     with _setting(context, edges, "million", as_json=as_json) as (service, view):

@@ -23,20 +23,20 @@ class Dialler:
     __slots__ = (
         "_allowance",
         "_delayed",
-        "_in_flight",
         "_paced_at",
         "_queue",
         "_random",
         "_table",
         "base_ms",
         "factor",
+        "in_flight",
         "max_ms",
         "per_s",
     )
 
     def __init__(self, table: DeviceTable, in_flight: int, random: Random) -> None:
         self._table = table
-        self._in_flight = in_flight
+        self.in_flight = in_flight
         self._random = random
         self._queue: deque[int] = deque()
         self._delayed = Schedule(_REDIAL_TICK_S)
@@ -83,7 +83,7 @@ class Dialler:
                 if phase[row] == WAITING:
                     phase[row] = QUEUED
                     self._queue.append(row)
-        room = min(self._in_flight - in_flight, self._allowed(now), len(self._queue))
+        room = min(self.in_flight - in_flight, self._allowed(now), len(self._queue))
         taken: list[int] = []
         while len(taken) < room and self._queue:
             row = self._queue.popleft()
@@ -96,7 +96,7 @@ class Dialler:
     def _allowed(self, now: float) -> int:
         """A token bucket that holds at most 50 ms worth, so that a pause makes no burst."""
         if self.per_s is None:
-            return self._in_flight
+            return self.in_flight
         if self._paced_at is not None:
             self._allowance += (now - self._paced_at) * self.per_s
         self._paced_at = now

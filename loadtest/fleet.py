@@ -108,6 +108,10 @@ class Fleet:
         self._dialler.per_s = per_s
         return self._dialler.enqueue(rows)
 
+    def set_in_flight(self, in_flight: int) -> None:
+        """As plan.in_flight, from now on."""
+        self._dialler.in_flight = in_flight
+
     def disconnect(self, rows: Iterable[int]) -> None:
         """These say BYE, leave and stay away until they are dialled again."""
         for row in rows:

@@ -28,6 +28,10 @@ class FleetProcess(Child):
     def dial(self, rows: range, per_s: float | None = None) -> int:
         return int(self.call("dial", rows=[rows.start, rows.stop], per_s=per_s)["dialled"])
 
+    def set_in_flight(self, in_flight: int) -> None:
+        """As plan.in_flight, from now on."""
+        self.call("in_flight", in_flight=in_flight)
+
     def disconnect(self, rows: range) -> None:
         self.call("disconnect", rows=[rows.start, rows.stop])
 
@@ -170,6 +174,8 @@ class _Runner:
         match command["do"]:
             case "dial":
                 return {"dialled": fleet.dial(range(*command["rows"]), command["per_s"])}
+            case "in_flight":
+                fleet.set_in_flight(command["in_flight"])
             case "disconnect":
                 fleet.disconnect(range(*command["rows"]))
             case "cut":
