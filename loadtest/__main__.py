@@ -209,26 +209,67 @@ def million(
             raise typer.Exit(_FAILED)
 
 
+@app.command()
+def run(
+    context: typer.Context,
+    scenario: Annotated[
+        str,
+        typer.Argument(help="A ready scenario (connect, fanout, single, storm, soak) or a file."),
+    ],
+    *,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Over the file's: fleet.devices=100."),
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML report there.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """A load described in TOML: devices of all kinds, pushes, checks (docs/loadtest.md)."""
+    from loadtest.engine import command
+
+    with _told(f"run {scenario}", as_json=as_json) as view:
+        code = command.run(scenario, settings or [], context.obj, report, view)
+    raise typer.Exit(code)
+
+
 @contextmanager
 def _setting(
     context: typer.Context, edges: int, title: str, *, as_json: bool
 ) -> Iterator[tuple["Service", "View"]]:
-    """A service and a view. What cannot be gone on with ends the command with one clear line."""
+    """A service and a view."""
+    from loadtest.service import started
+
+    with _told(title, as_json=as_json) as view:
+        if context.obj is not None:
+            yield context.obj, view
+            return
+        view.show("starting the service")
+        with started(edges) as service:
+            yield service, view
+
+
+@contextmanager
+def _told(title: str, *, as_json: bool) -> Iterator["View"]:
+    """A view. What cannot be gone on with ends the command with one clear line."""
     from client_sdk import DeviceError
     from loadtest.api_client import ApiFailed
     from loadtest.control import ChildFailed
-    from loadtest.service import ServiceFailed, started
+    from loadtest.engine.reading import ScenarioError
+    from loadtest.service import ServiceFailed
     from loadtest.view import View
 
     try:
         with View(title, as_json=as_json) as view:
-            if context.obj is not None:
-                yield context.obj, view
-                return
-            view.show("starting the service")
-            with started(edges) as service:
-                yield service, view
-    except (ApiFailed, ChildFailed, DeviceError, ServiceFailed, TimeoutError, ValueError) as error:
+            yield view
+    except (
+        ApiFailed,
+        ChildFailed,
+        DeviceError,
+        OSError,
+        ScenarioError,
+        ServiceFailed,
+        ValueError,
+    ) as error:
         print(f"{title}: {str(error) or type(error).__name__}", file=sys.stderr, flush=True)
         raise typer.Exit(_UNUSABLE) from error
 
@@ -236,7 +277,13 @@ def _setting(
 def main() -> None:
     # As on Ctrl-C, what was started is ended and temporary files go.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    app(prog_name="python -m loadtest")
+    app(prog_name=_program())
+
+
+def _program() -> str:
+    """As it was called: there is a command of its own, too."""
+    name = Path(sys.argv[0]).name
+    return "python -m loadtest" if name == "__main__.py" else name
 
 
 if __name__ == "__main__":

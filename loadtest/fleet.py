@@ -7,7 +7,6 @@ between two calls of it.
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from random import Random
 from typing import Final
 
@@ -19,6 +18,7 @@ from loadtest.dialler import Dialler
 from loadtest.histogram import Histogram
 from loadtest.ledger import Ledger, Shown
 from loadtest.links import WRITABLE, Address, Links
+from loadtest.plan import Plan
 from loadtest.profile_desk import ProfileDesk
 from loadtest.receipt_desk import ReceiptDesk
 from loadtest.schedule import Schedule
@@ -37,36 +37,11 @@ from protocol.frames import PING, encode, split
 from protocol.schema import device_pb2
 from protocol.states import Side, State, on_received
 
+__all__ = ["Fleet", "Plan"]
+
 _BYE: Final = encode(Kind.BYE)
 _PARSES: Final = 1024
 """Parsed messages kept under their bytes; all are dropped when so many have gathered."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What a fleet is to be."""
-
-    address: Address
-    devices: int
-    app: str = "demo"
-    access_key: str = ""
-    seed: str = "columba"
-    """Makes the installation ids: the same seed is the same devices."""
-    heartbeat_s: int = 60
-    source: str | None = None
-    """Address the devices dial from. One has 28,000 ports for each destination; 127.0.0.0/8 has
-    16 million addresses."""
-    in_flight: int = 256
-    """Connections without WELCOME at any time."""
-    receipt_delay_s: float = 0.0
-    think_s: float | None = 0.0
-    """From `received` to `displayed`; None: never displayed."""
-    remember: int = 65_536
-    """Pushes whose receivers are remembered, see loadtest.ledger."""
-    bare: bool = False
-    """No sessions: a connection counts as open once it stands and only reads (for the floor)."""
-    journal: bool = False
-    """Keep when each device was shown what, for tests of order; about 100 B a showing."""
 
 
 class Fleet:
@@ -81,6 +56,8 @@ class Fleet:
         self.ledger = Ledger(plan.devices, plan.remember)
         self.journals: dict[int, list[tuple[int, float]]] = {}
         """Row -> (push id, time.monotonic()) of each first showing, in its order; with plan.journal."""
+        self.welcome_latency = Histogram()
+        """Nanoseconds from connect(2) to WELCOME, told to the turn."""
         self.latency = Histogram()
         """Nanoseconds from `sent_ns` to here, of devices that were connected all that time."""
         self.latency_late = Histogram()
@@ -141,6 +118,7 @@ class Fleet:
     def turn(self, timeout_s: float) -> None:
         """One round: waits at most `timeout_s` for something to happen, less if something is due."""
         self._tick()
+        self._act()
         self._dial_due()
         self._beat_due()
         self._give_up_handshakes()
@@ -152,6 +130,8 @@ class Fleet:
             if row < 0:
                 if fd in self._on_watched:
                     self._on_watched[fd]()
+                else:
+                    self.links.forget(fd)
                 continue
             if mask & WRITABLE:
                 self._on_writable(row, fd)
@@ -159,6 +139,33 @@ class Fleet:
                 self._on_readable(row, fd)
         self._report()
         self.links.bury()
+
+    # What a fleet whose devices differ does otherwise: loadtest.engine.lively_fleet.
+
+    def _act(self) -> None:
+        """What devices do by themselves, before the turn's own work."""
+
+    def _acts_at(self) -> float | None:
+        """When `_act` has something to do by the clock alone."""
+        return None
+
+    def _connect(self, row: int, address: Address) -> int:
+        return self.links.dial(row, address, self.plan.source)
+
+    def _greeting_of(self, row: int) -> Greeting:
+        return self._greeting
+
+    def _interval_s(self, row: int) -> int:
+        return self._heartbeat_s
+
+    def _agree_interval(self, row: int, seconds: int) -> None:
+        self._heartbeat_s = seconds
+
+    def _read(self, row: int, fd: int) -> bytes | None:
+        return self.links.read(fd)
+
+    def _on_first_shown(self, row: int, push_id: int) -> None:
+        """Behind the `received` of a message that the device has not had."""
 
     def _report(self) -> None:
         """What the devices have to say after all that came in: profiles first, as the SDK does."""
@@ -183,6 +190,7 @@ class Fleet:
             self._beats.next_at(),
             self._handshakes.next_at(),
             self.desk.next_at(),
+            self._acts_at(),
         )
         due = min((at for at in schedules if at is not None), default=self._now + timeout_s)
         return min(timeout_s, max(0.0, due - self._now))
@@ -191,7 +199,7 @@ class Fleet:
         for row in self._dialler.take(self._now, self._flying):
             address = self._elsewhere.pop(row, self.plan.address)
             try:
-                fd = self.links.dial(row, address, self.plan.source)
+                fd = self._connect(row, address)
             except OSError:
                 # Out of descriptors or ports, or refused at once: it tries again like any other.
                 self.counters.dial_failures += 1
@@ -217,7 +225,7 @@ class Fleet:
                     continue
                 table.heard[row] = 0
                 self.counters.pings += 1
-                table.beat_tick[row] = self._beats.put(row, self._now + self._heartbeat_s)
+                table.beat_tick[row] = self._beats.put(row, self._now + self._interval_s(row))
                 if not self.links.write(table.fd[row], PING):
                     self._lost(row)
 
@@ -245,9 +253,10 @@ class Fleet:
         table = self.table
         table.connection[row] += 1
         token = table.token(row)
+        greeting = self._greeting_of(row)
         if token:
-            return self._greeting.with_token(token, table.connection[row])
-        return self._greeting.with_proof(
+            return greeting.with_token(token, table.connection[row])
+        return greeting.with_proof(
             table.installation_id(row),
             table.connection[row],
             self._wall_ms,
@@ -256,7 +265,7 @@ class Fleet:
 
     def _on_readable(self, row: int, fd: int) -> None:
         try:
-            chunk = self.links.read(fd)
+            chunk = self._read(row, fd)
         except OSError:
             chunk = b""
         if chunk is None:
@@ -332,6 +341,7 @@ class Fleet:
             (self.latency if live else self.latency_late).record(time.monotonic_ns() - sent_ns)
         if not self.plan.bare:
             self.desk.on_shown(row, shown.push_id, self._now, self._wall_ms)
+            self._on_first_shown(row, shown.push_id)
 
     def _on_welcome(self, row: int, welcome: device_pb2.Welcome) -> None:
         table, counters = self.table, self.counters
@@ -349,7 +359,7 @@ class Fleet:
             counters.registered += not table.token(row)
             table.keep_token(row, welcome.token)
         if welcome.heartbeat_s:
-            self._heartbeat_s = welcome.heartbeat_s
+            self._agree_interval(row, welcome.heartbeat_s)
         if 0 < welcome.limits.max_receipts <= MAX_RECEIPTS:
             self.desk.max_receipts = welcome.limits.max_receipts
         if welcome.HasField("backoff"):
@@ -364,6 +374,7 @@ class Fleet:
         self._flying -= 1
         table.phase[row] = OPEN
         table.attempt[row] = 0
+        self.welcome_latency.record(int((self._now - table.since[row]) * 1e9))
         table.since[row] = self._now
         self.counters.open += 1
         self.counters.welcomed += 1
@@ -374,7 +385,7 @@ class Fleet:
         self.profiles.on_open(row)
         # Spread over the interval: else a fleet that connected at once beats at once.
         table.heard[row] = 1
-        first = self._now + self._random.random() * self._heartbeat_s
+        first = self._now + self._random.random() * self._interval_s(row)
         table.beat_tick[row] = self._beats.put(row, first)
 
     def _on_goaway(self, row: int, goaway: device_pb2.GoAway) -> None:

@@ -21,8 +21,12 @@ _WAIT_STEP_S: Final = 0.25
 class FleetProcess(Child):
     """The parent's handle. Rows and counters are those of the fleet, see there."""
 
-    def __init__(self, plan: Plan) -> None:
-        super().__init__("loadtest.fleet_process", **asdict(plan))
+    module = "loadtest.fleet_process"
+    """That the child runs."""
+
+    def __init__(self, plan: Plan, **more: Any) -> None:
+        """`more`: for a module that wants more than a plan."""
+        super().__init__(self.module, **asdict(plan), **more)
         self.plan = plan
 
     def dial(self, rows: range, per_s: float | None = None) -> int:
@@ -123,7 +127,7 @@ class FleetProcess(Child):
         return histogram
 
 
-class _Runner:
+class Runner:
     """The child's loop: turns of the fleet, commands between them."""
 
     def __init__(self, fleet: Fleet, commands: Commands) -> None:
@@ -145,7 +149,7 @@ class _Runner:
         for deadline, command in self._waiting:
             value = getattr(self._fleet.counters, command["counter"])
             if value >= command["at_least"] or now >= deadline:
-                self._commands.answer(command, **self._counters())
+                self._commands.answer(command, **self.counters())
             else:
                 still.append((deadline, command))
         self._waiting = still
@@ -156,12 +160,12 @@ class _Runner:
                 self._waiting.append((time.monotonic() + command["step_s"], command))
                 continue
             try:
-                result = self._obey(command)
+                result = self.obey(command)
             except (LookupError, TypeError, ValueError) as error:
                 result = {"error": repr(error)}  # the parent's mistake: it is told, we go on
             self._commands.answer(command, **result)
 
-    def _counters(self) -> dict[str, Any]:
+    def counters(self) -> dict[str, Any]:
         return {
             **self._fleet.counters.to_dict(),
             "forgotten": self._fleet.ledger.forgotten,
@@ -169,7 +173,8 @@ class _Runner:
             "profiles_unacked": self._fleet.profiles.unacknowledged,
         }
 
-    def _obey(self, command: dict[str, Any]) -> dict[str, Any]:
+    def obey(self, command: dict[str, Any]) -> dict[str, Any]:
+        """The answer to one command. Raises LookupError, TypeError or ValueError for a wrong one."""
         fleet = self._fleet
         match command["do"]:
             case "dial":
@@ -190,7 +195,7 @@ class _Runner:
             case "mark":
                 fleet.counters.first_dial_at = 0.0
             case "counters":
-                return self._counters()
+                return self.counters()
             case "device_ids":
                 return {"ids": base64.b64encode(fleet.table.device_id.tobytes()).decode()}
             case "shown":
@@ -220,18 +225,19 @@ class _Runner:
         return sum(map(desk.set_tags, rows, wanted))
 
 
-def main() -> None:
+def run_child(make: Callable[[dict[str, Any], Commands], Runner]) -> None:
+    """A child's main: `make` gets the parent's first command."""
     commands = inherited_commands()
     try:
         start = commands.read(wait=True)[0]
         config = {key: value for key, value in start.items() if key not in ("id", "do")}
         config["address"] = tuple(config["address"])
-        fleet = Fleet(Plan(**config))
+        runner = make(config, commands)
         commands.answer(start)
-        _Runner(fleet, commands).run()
+        runner.run()
     except EOFError:
         pass  # the parent closed the socket or is gone: this is how a fleet ends
 
 
 if __name__ == "__main__":
-    main()
+    run_child(lambda config, commands: Runner(Fleet(Plan(**config)), commands))

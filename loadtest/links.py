@@ -35,7 +35,18 @@ def loopback_source(address: Address, network: int, number: int) -> str | None:
 class Links:
     """fd -> row, and the system calls. All sockets are non-blocking."""
 
-    __slots__ = ("_epoll", "_graves", "_rest", "_unsent", "row_of")
+    __slots__ = (
+        "_deaf",
+        "_epoll",
+        "_graves",
+        "_limbo",
+        "_muted",
+        "_rest",
+        "_unsent",
+        "limbo_overflowed",
+        "most_in_limbo",
+        "row_of",
+    )
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -43,13 +54,25 @@ class Links:
         self._unsent: dict[int, bytes] = {}
         self._rest: dict[int, bytes] = {}
         self._graves: list[int] = []
+        self._deaf: set[int] = set()
+        self._muted: set[int] = set()
+        self._limbo: dict[int, None] = {}
+        self.most_in_limbo = 2048
+        self.limbo_overflowed = 0
+        """Connections in limbo that were closed with a FIN after all, to make room."""
 
-    def dial(self, row: int, address: Address, source: str | None) -> int:
-        """A connecting descriptor; its first event says how it went. Raises OSError."""
+    def dial(self, row: int, address: Address, source: str | None, receive_buffer: int = 0) -> int:
+        """A connecting descriptor; its first event says how it went. Raises OSError.
+
+        `receive_buffer`: bytes, which the kernel doubles; 0: as it likes. Set before the connect,
+        since the window is agreed on there.
+        """
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             # A receipt right behind another must not wait for the acknowledgement of the first.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if receive_buffer:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
             if source is not None:
                 sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
                 sock.bind((source, 0))
@@ -81,10 +104,10 @@ class Links:
         """The connect is done: from here on only reads are of interest, until a write falls short."""
         self._epoll.modify(fd, _READ)
 
-    def read(self, fd: int) -> bytes | None:
+    def read(self, fd: int, most: int = _READ_BYTES) -> bytes | None:
         """What is there, behind what `keep` was given; None if nothing is. Empty or OSError: ended."""
         try:
-            chunk = os.read(fd, _READ_BYTES)
+            chunk = os.read(fd, most)
         except BlockingIOError:
             return None
         if self._rest and chunk:
@@ -103,6 +126,8 @@ class Links:
         if waiting is not None:
             self._unsent[fd] = waiting + data
             return True
+        if self._muted and fd in self._muted:
+            return True
         try:
             sent = os.write(fd, data)
         except BlockingIOError:
@@ -111,7 +136,8 @@ class Links:
             return False
         if sent < len(data):
             self._unsent[fd] = data[sent:]
-            self._epoll.modify(fd, _READ_WRITE)
+            if fd not in self._deaf:
+                self._epoll.modify(fd, _READ_WRITE)
         return True
 
     def flush(self, fd: int) -> bool:
@@ -120,11 +146,59 @@ class Links:
         self._epoll.modify(fd, _READ)
         return data is None or self.write(fd, data)
 
+    def pause(self, fd: int, *, hush: bool = False) -> None:
+        """Tell nothing of it until `resume`; with `hush` what is written waits, too.
+
+        It leaves the set: with an empty mask the kernel would still tell of a reset, again and again.
+        """
+        if fd not in self._deaf:
+            self._deaf.add(fd)
+            self._epoll.unregister(fd)
+        if hush:
+            self._unsent.setdefault(fd, b"")
+
+    def resume(self, fd: int) -> None:
+        if fd in self._deaf:
+            self._deaf.remove(fd)
+            self._epoll.register(fd, _READ_WRITE if fd in self._unsent else _READ)
+
+    def mute(self, fd: int) -> None:
+        """As behind a NAT that has forgotten the connection: nothing passes any more, either way.
+
+        The kernel at this end goes on acknowledging segments, which no program without privileges
+        can help; the other side's program hears nothing.
+        """
+        self.pause(fd)
+        self._unsent.pop(fd, None)
+        self._muted.add(fd)
+
+    def forget(self, fd: int) -> None:
+        """Free a descriptor in limbo, whose other side has ended; any other stays as it is."""
+        if fd in self._limbo:
+            del self._limbo[fd]
+            self.close(fd)
+
+    @property
+    def in_limbo(self) -> int:
+        return len(self._limbo)
+
     def close(self, fd: int) -> None:
-        """Unregister now, free with the next `bury`."""
+        """Unregister now, free with the next `bury`. A muted one sends no FIN: it goes to limbo
+        until the other side has closed it, or so many newer ones are there.
+        """
         self.row_of[fd] = -1
         self._unsent.pop(fd, None)
         self._rest.pop(fd, None)
+        self._deaf.discard(fd)
+        if fd in self._muted:
+            self._muted.remove(fd)
+            if len(self._limbo) >= self.most_in_limbo:
+                self.limbo_overflowed += 1
+                self.forget(next(iter(self._limbo)))
+            self._limbo[fd] = None
+            # Data may come for as long as it likes; only the end is of interest.
+            self._epoll.register(fd, select.EPOLLRDHUP)
+            return
         try:
             self._epoll.unregister(fd)
         except OSError:
@@ -138,6 +212,9 @@ class Links:
         self._graves.clear()
 
     def close_all(self) -> None:
+        self._muted.clear()
+        for fd in [*self._limbo]:
+            self.forget(fd)
         for fd, row in enumerate(self.row_of):
             if row >= 0:
                 self.close(fd)

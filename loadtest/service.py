@@ -6,9 +6,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,6 +40,8 @@ class Service:
     """unix:/path of an API process's RPC, if it is known."""
     pids: dict[str, Any] = field(default_factory=dict)
     """By role: a number, or a list of them."""
+    pids_file: Path | None = None
+    """Where the service keeps them up to date, if that is known."""
 
     @property
     def edge_pids(self) -> list[int]:
@@ -78,10 +80,10 @@ def _free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def started(edges: int) -> Iterator[Service]:
+def started(edges: int, settings: Iterable[str] = ()) -> Iterator[Service]:
     """A service of its own in a temporary directory, ended and removed behind the block.
 
-    Raises ServiceFailed. To be called from the main thread: the service is asked to end when the
+    `settings`: as `columba serve --set` takes them. Raises ServiceFailed. To be called from the main thread: the service is asked to end when the
     thread that started it does.
     """
     with tempfile.TemporaryDirectory(prefix="columba-loadtest-") as place:
@@ -92,9 +94,10 @@ def started(edges: int) -> Iterator[Service]:
             *("--device-listen", f"127.0.0.1:{device_port}"),
             *("--api-listen", f"127.0.0.1:{api_port}"),
             *("--edges", str(edges)),
+            *(part for setting in settings for part in ("--set", setting)),
         ]
         with running(command, Path(place)) as service:
-            yield service
+            yield replace(service, pids_file=Path(place, "data", "run", "pids.json"))
 
 
 @contextmanager

@@ -11,6 +11,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import RenderableType
     from rich.live import Live
     from rich.table import Table
 
@@ -20,7 +23,7 @@ _LINE_EVERY_S: Final = 1.0
 class View:
     def __init__(self, title: str, *, as_json: bool) -> None:
         self._title = title
-        self._as_json = as_json
+        self.as_json = as_json
         self._fields: dict[str, Any] = {}
         self._live: Live | None = None
         self._last_line = 0.0
@@ -56,12 +59,24 @@ class View:
             numbers = " ".join(f"{name}={value}" for name, value in fields.items())
             print(f"{self._title}: {stage} {numbers}".rstrip(), file=sys.stderr, flush=True)
 
+    def draw(self, stage: str, line: str, drawn: "Callable[[], RenderableType]") -> None:
+        """`drawn` on a terminal; elsewhere `line`, at each new stage and once a second."""
+        new_stage = self._fields.get("stage") != stage
+        self._fields["stage"] = stage
+        if self._live is not None:
+            self._live.update(drawn())
+            return
+        now = time.monotonic()
+        if new_stage or now - self._last_line >= _LINE_EVERY_S:
+            self._last_line = now
+            print(f"{self._title}: {stage} {line}".rstrip(), file=sys.stderr, flush=True)
+
     def finish(self, result: dict[str, Any]) -> None:
         """The result, on stdout."""
         if self._live is not None:
             self._live.stop()
             self._live = None
-        if self._as_json:
+        if self.as_json:
             print(json.dumps(result), flush=True)
             return
         from rich.console import Console
