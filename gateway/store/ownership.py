@@ -1,5 +1,6 @@
 """Functions of a partition's owner, all under its fencing token."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Final
 
@@ -31,14 +32,11 @@ async def fence_of(store: Store, p: int) -> int:
 
 async def owners(store: Store, partitions: int) -> list[tuple[int, int, int]]:
     """(fence, node number, start) of each partition; zeros where nobody has owned it yet."""
-    futures = [
-        store.call("HMGET", keys.owner(p), "fence", "node", "start") for p in range(partitions)
-    ]
-    found = []
-    for future in futures:
-        fence, node, start = await future
-        found.append((int(fence or 0), int(node or 0), int(start or 0)))
-    return found
+    # Awaited together: one that fails while nobody waits for it would be an unread exception.
+    rows = await asyncio.gather(
+        *(store.call("HMGET", keys.owner(p), "fence", "node", "start") for p in range(partitions))
+    )
+    return [(int(fence or 0), int(node or 0), int(start or 0)) for fence, node, start in rows]
 
 
 async def declare_edge_down(

@@ -1,16 +1,19 @@
 """Fencing: what an owner writes is refused once another has taken the partition."""
 
+import asyncio
+import gc
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
 from gateway.store import keys, ownership
 from gateway.store.client import Store
-from gateway.store.errors import Fenced
+from gateway.store.errors import Fenced, StoreUnavailable
 from gateway.store.leases import Identity
 from gateway.store.snapshots import Snapshots
 from tests.gateway.store.sessions_desk import SessionsDesk, registration
-from tests.gateway.store.valkey import log_of
+from tests.gateway.store.valkey import Valkey, log_of
 
 NODE = Identity("node", 1, 5)
 
@@ -97,3 +100,18 @@ async def test_sweeping_many_goes_in_slices(store: Store) -> None:
     assert sorted(left) == list(range(count))
     await ownership.sweep_sessions(store, 0, fence=fence, edge=1, start=10, indexes=left)
     assert await store.call("EXISTS", keys.sessions(0)) == 0
+
+
+async def test_asking_for_the_owners_of_a_store_that_is_away_leaves_no_answer_unread(
+    valkey: Valkey,
+) -> None:
+    """An API process asks twice a second: each partition's refusal would be an error in its log."""
+    unread: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unread.append(context))
+    store = await Store.connect(valkey.url)
+    await store.close()
+    with pytest.raises(StoreUnavailable):
+        await ownership.owners(store, 8)
+    await asyncio.sleep(0)
+    gc.collect()
+    assert not unread
