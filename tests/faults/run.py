@@ -226,6 +226,11 @@ async def run_scenario(
                 result = await run.run(scenario, tell)
         except CannotHere as reason:
             return {"scenario": name, "seed": seed, "skipped": str(reason)}
+        # Whatever it is, raised again: the logs say what it came of.
+        except Exception:
+            if keep is not None:
+                _kept(folder, keep / f"{name}-{seed}")
+            raise
         # Behind the end: a stop may have something to complain of, too.
         result["deaths"] = deployment.deaths()
         result["complaints"] = deployment.complaints()

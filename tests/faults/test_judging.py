@@ -1,11 +1,15 @@
 """What is judged beside the journals: the service's books, the lines of SDK devices, the recovery."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.faults import run
 from tests.faults.app_server import STATES
 from tests.faults.conservation import errors_of
+from tests.faults.plan import Size
 from tests.faults.recovery import NEVER_S, Recovery
 from tests.faults.sdk_child import LINES, SHOWN, UNFINISHED, Line, read_lines
 from tests.faults.sdk_fleet import showings
@@ -121,3 +125,18 @@ def test_the_slowest_device_counts_and_only_what_was_pushed_behind_the_mark() ->
     del journals[2][2]
     assert recovery.measure(told, journals)[0] == NEVER_S
     assert recovery.measure(Told(), journals) == (NEVER_S, NEVER_S)
+
+
+async def test_the_logs_of_a_run_that_comes_to_no_result_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @asynccontextmanager
+    async def deployed(folder: Path, *_: object) -> AsyncIterator[None]:
+        (folder / "api.log").write_text("why")
+        raise AssertionError("an answer that the interface does not promise")
+        yield
+
+    monkeypatch.setattr(run, "deployed", deployed)
+    with pytest.raises(AssertionError):
+        await run.run_scenario("calm", 1, Size(), lambda _: None, tmp_path)
+    assert (tmp_path / "calm-1" / "api.log").read_text() == "why"
