@@ -10,6 +10,8 @@ from tests.faults.told import Pushed, Told
 
 _ASKERS: Final = 4
 _POLL_S: Final = 0.2
+_ANSWER_S: Final = 10.0
+"""Within this a healed service says something of each push."""
 
 
 class Books(NamedTuple):
@@ -23,35 +25,55 @@ class Books(NamedTuple):
 
 
 async def audit(server: AppServer, told: Told, settle_s: float) -> Books:
-    """Ask for every accepted push until nothing is pending, at most for `settle_s` altogether."""
-    deadline = time.monotonic() + settle_s
+    """Ask for every accepted push until nothing is pending, at most for `settle_s` altogether.
+
+    In rounds, so that one that stays pending leaves time to the others. Where there was no answer that
+    says anything it is asked on for a moment, though the time is up: that the service knows nothing of a
+    push is not to be taken from one refusal.
+    """
+    began = time.monotonic()
+    said: dict[int, dict[str, int] | None] = {}
+    left = list(told.pushes.values())
+    while left:
+        await _ask(server, left, said)
+        left = [pushed for pushed in left if not _is_settled(pushed, said[pushed.push_id])]
+        silent = any(said[pushed.push_id] is None for pushed in left)
+        if time.monotonic() - began >= max(settle_s, _ANSWER_S if silent else 0.0):
+            break
+        await asyncio.sleep(_POLL_S)
     wrong: list[str] = []
     pending: list[str] = []
-    todo = iter(list(told.pushes.values()))
-
-    async def ask_on() -> None:
-        for pushed in todo:
-            counts = await _settled(server, pushed, deadline)
-            wrong.extend(errors_of(pushed, counts))
-            if counts is not None and counts["pending"]:
-                pending.append(f"push {pushed.push_id}: {_short(counts)}")
-
-    await asyncio.gather(*(ask_on() for _ in range(_ASKERS)))
+    for pushed in told.pushes.values():
+        counts = said[pushed.push_id]
+        wrong.extend(errors_of(pushed, counts))
+        if counts is not None and counts["pending"]:
+            pending.append(f"push {pushed.push_id}: {_short(counts)}")
     return Books(len(told.pushes), wrong, pending)
 
 
-async def _settled(server: AppServer, pushed: Pushed, deadline: float) -> dict[str, int] | None:
-    counts: dict[str, int] | None = None
-    while True:
-        try:
-            counts = await server.counts(pushed.push_id) or counts
-        except (OSError, TimeoutError):
-            pass  # asked again
-        if counts is not None and (not counts["pending"] or unlawful(pushed.push_id, counts)):
-            return counts
-        if time.monotonic() >= deadline:
-            return counts
-        await asyncio.sleep(_POLL_S)
+async def _ask(
+    server: AppServer, pushes: Iterable[Pushed], said: dict[int, dict[str, int] | None]
+) -> None:
+    """Once for each; what was said before stays where there is no answer now."""
+    todo = iter(pushes)
+
+    async def ask_on() -> None:
+        for pushed in todo:
+            counts = said.setdefault(pushed.push_id, None)
+            try:
+                counts = await server.counts(pushed.push_id) or counts
+            except (OSError, TimeoutError):
+                pass  # asked again
+            said[pushed.push_id] = counts
+
+    await asyncio.gather(*(ask_on() for _ in range(_ASKERS)))
+
+
+def _is_settled(pushed: Pushed, counts: dict[str, int] | None) -> bool:
+    """It will not change any more, or is wrong already."""
+    if counts is None:
+        return False
+    return not counts["pending"] or unlawful(pushed.push_id, counts) is not None
 
 
 def errors_of(pushed: Pushed, counts: dict[str, int] | None) -> Iterable[str]:

@@ -1,14 +1,14 @@
 """What is judged beside the journals: the service's books, the lines of SDK devices, the recovery."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.faults import run
-from tests.faults.app_server import STATES
-from tests.faults.conservation import errors_of
+from tests.faults import conservation, run
+from tests.faults.app_server import STATES, AppServer
+from tests.faults.conservation import audit, errors_of
 from tests.faults.plan import Size
 from tests.faults.recovery import NEVER_S, Recovery
 from tests.faults.sdk_child import LINES, SHOWN, UNFINISHED, Line, read_lines
@@ -62,6 +62,46 @@ def test_a_recalled_push_may_have_expired_or_not() -> None:
     recalled.recall_asked = True
     assert not list(errors_of(recalled, counts(3, received=1, recalled=2)))
     assert list(errors_of(recalled, counts(3, received=1, recalled=1)))
+
+
+class Clerk(AppServer):
+    """Says what is on its list, one thing after the other, the last one for ever; None: not now."""
+
+    def __init__(self, **says: Sequence[dict[str, int] | None]) -> None:
+        self.says = {int(name.removeprefix("push")): list(each) for name, each in says.items()}
+
+    async def counts(self, push_id: int) -> dict[str, int] | None:
+        says = self.says[push_id]
+        return says.pop(0) if len(says) > 1 else says[0]
+
+
+def told_of(*pushes: Pushed) -> Told:
+    return Told(pushes={each.push_id: each for each in pushes})
+
+
+async def test_the_books_are_not_closed_on_one_refusal() -> None:
+    """All time is up already when they are opened."""
+    whole = counts(3, received=3)
+    books = await audit(Clerk(push1=[None, whole]), told_of(pushed()), 0.0)
+    assert books == (1, [], [])
+
+
+async def test_of_what_stays_unknown_the_service_knows_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(conservation, "_ANSWER_S", 0.0)
+    books = await audit(Clerk(push1=[None]), told_of(pushed()), 0.0)
+    assert len(books.unlawful) == 1 and not books.pending
+
+
+async def test_pushes_that_stay_pending_take_no_time_from_the_others() -> None:
+    stuck = {f"push{n}": [counts(3, pending=3)] for n in range(1, 9)}
+    late = [None, counts(3, received=2, pending=1), counts(3, received=3)]
+    books = await audit(
+        Clerk(**stuck, push9=late), told_of(*(pushed(push_id) for push_id in range(1, 10))), 1.0
+    )
+    assert not books.unlawful
+    assert len(books.pending) == len(stuck)
 
 
 # Lines of SDK devices.
