@@ -88,6 +88,9 @@ class Dialler:
         while len(taken) < room and self._queue:
             row = self._queue.popleft()
             if phase[row] == QUEUED:
+                # Its turn is over: one that was told to stay away while it waited, and then to dial
+                # after all, stands in the queue twice.
+                phase[row] = CLOSED
                 taken.append(row)
         if self.per_s is not None:
             self._allowance -= len(taken)

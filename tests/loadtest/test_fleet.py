@@ -286,6 +286,16 @@ def test_disconnected_devices_stay_away_until_dialled(setting: Setting) -> None:
     assert fleet.counters.open == 2
 
 
+def test_one_that_is_called_back_before_its_turn_dials_once(setting: Setting) -> None:
+    """Two connections of one row would be taken for one: the first stays and speaks for nobody."""
+    fleet = setting.fleet()
+    fleet.disconnect(range(1))
+    fleet.dial(range(1))
+    setting.edge.connect(fleet)
+    fleet.turn(0)
+    assert fleet.counters.dialled == fleet.counters.open == 1
+
+
 def test_cut_devices_come_back_by_themselves(setting: Setting) -> None:
     fleet = setting.fleet()
     peer = setting.edge.connect(fleet)
