@@ -196,7 +196,7 @@ class Link:
     async def _ask_who(self, connection: AnyConnection) -> None:
         """Before any other command. Raises StoreUnavailable for one that is not fit to answer."""
         questions = connection.pack_commands([_WHO, ("CLIENT", "ID")])
-        await connection.send_packed_command(questions, check_health=False)
+        await self._put(connection, questions)
         said: dict[str, str] = {}
         try:
             said = _fields(await connection.read_response(disable_decoding=True))
@@ -220,7 +220,17 @@ class Link:
             await self._wake.wait()
             self._wake.clear()
             chunks, self._out = self._out, []
+            await self._put(connection, chunks)
+
+    async def _put(self, connection: AnyConnection, chunks: list[bytes]) -> None:
+        """Raises RedisError, OSError, StoreUnavailable."""
+        try:
             await connection.send_packed_command(chunks, check_health=False)
+        except RuntimeError as error:
+            # uvloop has no OSError for a write to a transport that was lost in the same turn.
+            if "the handler is closed" not in str(error):
+                raise
+            raise StoreUnavailable(str(error)) from error
 
     async def _read(self) -> None:
         connection = self._connection

@@ -26,12 +26,6 @@ class Expected(NamedTuple):
 
 EXPECTED: Final[Sequence[Expected]] = (
     Expected(
-        "store connection failed",
-        "RuntimeError: unable to perform operation on <TCPTransport closed=True",
-        "uvloop has no OSError for a write to a connection that was lost in the same turn; it is "
-        "made again as after any loss",
-    ),
-    Expected(
         "no room, messages are not taken",
         "",
         "SDK: its disk was made too small on purpose",

@@ -4,6 +4,8 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from redis.asyncio.connection import UnixDomainSocketConnection
+from structlog.testing import capture_logs
 
 from gateway.store.client import Store
 from gateway.store.errors import Fenced, StoreError, StoreUnavailable
@@ -67,6 +69,33 @@ async def test_while_the_store_is_down_calls_fail_at_once_and_afterwards_succeed
     await until(lambda: client.up)
     assert await client.call("SCRIPT", "EXISTS", sha) == [0], "the restart forgot the script"
     assert await take_fence(client, 0, 1, 1) == 2
+    await client.close()
+
+
+@pytest.mark.parametrize(
+    ("says", "logged"),
+    [
+        # What uvloop says of a write to a connection that was lost in the same turn.
+        ("unable to perform operation on <TCPTransport closed=True>; the handler is closed", []),
+        ("a defect", ["store connection failed"]),
+    ],
+)
+async def test_a_lost_connection_is_no_defect_and_a_defect_is_told(
+    valkey: Valkey, monkeypatch: pytest.MonkeyPatch, says: str, logged: list[str]
+) -> None:
+    client = await Store.connect(valkey.url)
+
+    async def lost(*_: object, **__: object) -> None:
+        raise RuntimeError(says)
+
+    with capture_logs() as lines:
+        with monkeypatch.context() as once:
+            once.setattr(UnixDomainSocketConnection, "send_packed_command", lost)
+            with pytest.raises(StoreUnavailable):
+                await client.call("PING")
+        await until(lambda: client.up)
+    assert [line["event"] for line in lines] == logged
+    assert await client.call("ECHO", "back") == b"back"
     await client.close()
 
 
