@@ -150,6 +150,22 @@ def audience(
 
 
 @app.command()
+def priority(
+    context: typer.Context,
+    *,
+    devices: Annotated[int, typer.Option(min=10, max=18_000, help="Of the campaigns.")] = 10_000,
+    rate: Annotated[float, typer.Option(min=1, help="High pushes a second.")] = 50.0,
+    seconds: Annotated[float, typer.Option(min=1, max=600)] = 10.0,
+    as_json: AsJson = False,
+) -> None:
+    """Latency of high pushes beside campaigns at full speed, against that without any."""
+    with _setting(context, 1, "priority", as_json=as_json) as (service, view):
+        from loadtest.priority import measure_priority
+
+        view.finish(measure_priority(service, devices, rate, seconds, view))
+
+
+@app.command()
 def throughput(
     context: typer.Context,
     *,

@@ -41,7 +41,9 @@ class ApiFailed(Exception):
         self.status = status
 
 
-def push_body(audience: Any, data: dict[str, str], title: str = "Columba") -> bytes:
+def push_body(
+    audience: Any, data: dict[str, str], title: str = "Columba", priority: str = "normal"
+) -> bytes:
     """`audience`: device ids, or an expression as JSON or as text."""
     if not isinstance(audience, str | dict):
         audience = {"devices": [str(device) for device in audience]}
@@ -51,6 +53,7 @@ def push_body(audience: Any, data: dict[str, str], title: str = "Columba") -> by
         "notification": {"title": title, "body": "coo, said the dove, and brought the olive leaf"},
         "data": data,
         "ttl": 3600,
+        "priority": priority,
     }
     return json.dumps(body).encode()
 

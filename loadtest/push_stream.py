@@ -21,10 +21,11 @@ _Due = tuple[int, dict[str, str]]
 class PushStream:
     """Sends one push to one device at a time, on schedule whatever the answers take (open loop)."""
 
-    def __init__(self, service: Service, devices: list[int]) -> None:
+    def __init__(self, service: Service, devices: list[int], priority: str = "normal") -> None:
         url = urlsplit(service.api)
         self._host, self._port = url.hostname, url.port or 80
         self._devices = devices
+        self._priority = priority
         self._head = (
             f"POST /v1/apps/{service.app}/pushes HTTP/1.1\r\nHost: {url.netloc}\r\n"
             f"Authorization: Bearer {service.api_key}\r\nContent-Type: application/json\r\n"
@@ -84,7 +85,7 @@ class PushStream:
         device: int,
         data: dict[str, str],
     ) -> None:
-        body = push_body([device], data)
+        body = push_body([device], data, priority=self._priority)
         writer.write(f"{self._head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         length = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
