@@ -22,8 +22,8 @@ _PER_PROCESS: Final = 12_000
 fleet dialled at a tenth of its pace."""
 _NETWORK: Final = 8
 """Of loopback: other commands dial from others."""
-_IN_FLIGHT: Final = 1_500
-"""Of all fleets together, where nothing else is said."""
+_IN_FLIGHT: Final = 10_000
+"""Of all fleets together: devices that do not know of each other, and enough for the edges to gather them."""
 _STEP_S: Final = 0.5
 _STUCK_S: Final = 60.0
 """Without any progress for so long, something is wrong."""
