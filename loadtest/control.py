@@ -119,9 +119,13 @@ class Child:
                 self._answers[answer["id"]] = answer
         return self._answers.pop(wanted)
 
-    def close(self) -> None:
-        """End of file tells the child to stop; one that does not is terminated, then killed."""
+    def hang_up(self) -> None:
+        """End of file tells the child to stop; `close` then waits for it. Of many, tell all before waiting."""
         self._socket.close()
+
+    def close(self) -> None:
+        """A child that does not stop by itself is terminated, then killed."""
+        self.hang_up()
         for harder in (self._process.terminate, self._process.kill, None):
             try:
                 self._process.wait(_STOP_S)

@@ -37,7 +37,12 @@ def many(
     """So many devices that no run before has had, not connected yet. Raises ChildFailed."""
     with ExitStack() as stack:
         plans = _plans(service, devices, heartbeat_s, in_flight, view)
-        yield Many([stack.enter_context(FleetProcess(plan)) for plan in plans], devices, view)
+        fleets = [stack.enter_context(FleetProcess(plan)) for plan in plans]
+        try:
+            yield Many(fleets, devices, view)
+        finally:
+            for fleet in fleets:
+                fleet.hang_up()
 
 
 class Many:
