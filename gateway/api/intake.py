@@ -246,7 +246,10 @@ class Intake:
         except Fenced:
             # The same id again under the next lease: a log that has it already folds it once.
             tenure = await self._next(tenure, part, deadline)
-            unknown = await self._append(tenure, p, part, deadline, stay)
+            try:
+                unknown = await self._append(tenure, p, part, deadline, stay)
+            except Busy:
+                raise Unavailable(push_id) from None  # the first call may have been executed
         return _accepted(push_id, order, devices_of(p, unknown) + beyond)
 
     async def _append(

@@ -8,7 +8,7 @@ import structlog
 
 from gateway.store import pushes as store_pushes
 from gateway.store.client import Store
-from gateway.store.errors import ProducerFull
+from gateway.store.errors import LogFull, ProducerFull
 from gateway.store.log import Producer
 from gateway.store.pushes import PushPart
 
@@ -23,9 +23,10 @@ async def complete_overdue(
 ) -> int:
     """Finish fan-outs accepted before `before_ms`; returns how many. Folding by id makes repeats harmless.
 
-    Raises StoreError (ProducerFull among them) if one fails, after the others beside it have ended.
+    Raises StoreError (ProducerFull among them) if one fails, after all others have been tried.
     """
     done = 0
+    failed: list[BaseException] = []
     overdue = await store_pushes.overdue_fanouts(store, home, before_ms)
     for at in range(0, len(overdue), _AT_ONCE):
         ends = await asyncio.gather(
@@ -33,14 +34,15 @@ async def complete_overdue(
             return_exceptions=True,
         )
         done += sum(end is True for end in ends)
-        _raise_first(ends)
+        failed += [end for end in ends if isinstance(end, BaseException)]
+    _raise_first(failed)
     return done
 
 
 async def _complete(
     store: Store, producer: Producer[PushPart, bytes], home: int, push_id: int
 ) -> bool:
-    """False if its record has expired: nobody can get it any more."""
+    """False if its record has expired (nobody can get it any more), or a log is full that has yet to get it."""
     found = await store_pushes.read_record(store, home, push_id)
     if found is None:
         await store_pushes.fanout_done(store, home, push_id, [])
@@ -61,7 +63,10 @@ async def _complete(
     ]
     if reached or not parts:
         await store_pushes.fanout_done(store, home, push_id, reached)
-    _raise_first([*ends, full])
+    # A full log keeps its own part back, not those of others: it is tried again with the next round.
+    _raise_first([*(end for end in ends if not isinstance(end, LogFull)), full])
+    if len(reached) < len(parts):
+        return False
     _log.info("fan-out completed", push_id=str(push_id), partitions=len(parts))
     return True
 

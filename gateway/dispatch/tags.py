@@ -98,8 +98,10 @@ class Tags:
             del self.bound[key]
 
     def _unbind(self, index: int, key: str) -> None:
-        left = tuple([name for name in self.bound_of.get(index) or () if name != key])
-        self.bound_of.set(index, left or None)
+        names = self.bound_of.get(index) or ()
+        if key in names:
+            left = tuple([name for name in names if name != key])
+            self.bound_of.set(index, left or None)
 
     def _bind(self, index: int, key: str) -> None:
         names = self.bound_of.get(index) or ()

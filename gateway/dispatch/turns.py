@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final
+from weakref import WeakSet
 
 from gateway.dispatch.owned import Owned
 from gateway.dispatch.queries import catch_up
@@ -35,6 +36,8 @@ class Turns:
         self._may_act = may_act
         self._locks: defaultdict[tuple[Method, int], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._waiting = 0
+        self._unfolded: WeakSet[Owned] = WeakSet()
+        """Whose last record was not seen folded: what was checked without it would be wrong."""
 
     @asynccontextmanager
     async def turn(self, kind: Method, p: int) -> AsyncIterator[Owned]:
@@ -48,6 +51,10 @@ class Turns:
                 with as_rpc_errors():
                     # Asked only now: a batch that has waited for longer than our lease would come
                     # after what other owners have answered meanwhile.
+                    owned = self.owner(p)
+                    if owned in self._unfolded and not await catch_up(self._store, owned):
+                        raise StoreUnavailable(f"partition {p} is behind its log")
+                    self._unfolded.discard(owned)
                     yield self.owner(p)
         finally:
             self._waiting -= 1
@@ -71,7 +78,9 @@ class Turns:
     async def write(self, owned: Owned, record: bytes) -> None:
         """Returns once it is folded. Raises Fenced, StoreUnavailable (LogFull among them)."""
         if record:
+            self._unfolded.add(owned)
             await owned.append_and_fold(record, Room.PUSHES)
+            self._unfolded.discard(owned)
         else:
             await self.confirm(owned)  # that nothing is to change is an answer from the state, too
 

@@ -94,7 +94,7 @@ class Departures:
             for (fd, generation), address in some:
                 if self._table.is_row(fd, generation):
                     self._sessions.depart(fd, address)
-            await asyncio.sleep(over_s / steps)
+            await asyncio.sleep(over_s * len(some) / len(rows))
 
 
 def _any_of(targets: Sequence[Target]) -> str:

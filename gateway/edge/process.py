@@ -77,6 +77,7 @@ class EdgeProcess:
         self._own_port = 0
         self._leases_lost = 0
         self._resuming = False
+        self._stopping = False
 
     async def run(self, ready: Ready) -> None:
         """Serve until SIGTERM or SIGINT, then drain."""
@@ -199,9 +200,11 @@ class EdgeProcess:
                 "rpc": self._rpc_address(),
                 "own": self._own_address(),
                 "pid": os.getpid(),
-                "draining": self.sessions.draining,
+                "draining": (draining := self.sessions.draining),
             },
         )
+        if self.sessions.draining != draining:
+            await self._lease.say(draining=self.sessions.draining)
         # Behind the lease: who recalls asks all edges that have one, and writes to the store before that.
         self.sessions.recall(
             Recall(*stored) for stored in await recalls.load(self.store, self._clock.now_ms())
@@ -308,6 +311,8 @@ class EdgeProcess:
         targets = [Target(target.address, target.sessions) for target in request.targets]
         if request.over_s < 0 or not math.isfinite(request.over_s):
             raise RpcError("invalid", "over_s is a number of seconds")
+        if self._stopping:
+            raise RpcError("busy", "this edge stops")
         if request.drain:
             self.reactor.stop_listening(goaway(CloseCode.GOING_AWAY, retry_after_ms=1))
             sessions = self.departures.drain(targets, request.over_s)
@@ -370,6 +375,7 @@ class EdgeProcess:
     # Stop: listeners, GOAWAY spread over the drain time, flush, unregister, lease.
 
     async def _drain(self) -> None:
+        self._stopping = True
         self.reactor.stop_listening(goaway(CloseCode.GOING_AWAY, retry_after_ms=1))
         self.departures.drain(await self._other_edges(), self._config.edge.drain_s)
         await self.departures.finished()

@@ -133,12 +133,14 @@ class Uplink:
 
     def _tell_some(self) -> None:
         """Some thousands at once, each with a write behind it, would hold everything else up for 50 ms."""
-        for _ in range(min(_AT_ONCE, len(self._to_tell))):
-            report = self._to_tell.popleft()
-            self.receipts_waiting -= _weight(report)
-            self._durable(report)
-        if self._to_tell:
-            asyncio.get_running_loop().call_soon(self._tell_some)
+        try:
+            for _ in range(min(_AT_ONCE, len(self._to_tell))):
+                report = self._to_tell.popleft()
+                self.receipts_waiting -= _weight(report)
+                self._durable(report)
+        finally:
+            if self._to_tell:
+                asyncio.get_running_loop().call_soon(self._tell_some)
 
 
 def _weight(report: Report) -> int:

@@ -278,15 +278,20 @@ class Producer(Generic[Item, Result]):
             each.items = deque(kept)
 
     async def _until_known(self, p: int, seq: int, items: list[Item]) -> Sequence[Result]:
-        delay = _RETRY_MIN_S
+        delay, in_doubt = _RETRY_MIN_S, False
         while True:
             try:
                 return await self._send(p, seq, items)
             except StoreUnavailable as error:
                 if isinstance(error, LogFull):
                     self.full_total += 1
-                    if self._refusing:
+                    if self._refusing and not in_doubt:
                         raise
+                    if self._refusing:
+                        # An earlier try may still be on its way to the store, and find room there.
+                        raise StoreUnavailable(f"outcome unknown: {error}") from error
+                else:
+                    in_doubt = True
                 self.retries_total += 1
                 await asyncio.sleep(delay * random.uniform(0.5, 1.0))
                 delay = min(delay * 2, _RETRY_MAX_S)

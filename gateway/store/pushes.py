@@ -52,9 +52,12 @@ def push_producer(store: Store, identity: Identity, pace: Pace) -> Producer[Push
 
     A full log refuses them: their futures raise LogFull."""
 
+    # A dispatch node only brings what has been accepted: new pushes must not take its place.
+    room = Room.REPORTS if identity.role == "node" else Room.PUSHES
+
     async def send(p: int, seq: int, items: Sequence[PushPart]) -> Sequence[bytes]:
         args: list[Argument] = [
-            identity.number, "p" + identity.role[0], identity.start, seq, Room.PUSHES.of(store),
+            identity.number, "p" + identity.role[0], identity.start, seq, room.of(store),
         ]  # fmt: skip
         for part in items:
             args += (str(part.push_id), part.app, part.push, part.indexes, part.content)

@@ -21,7 +21,8 @@ if before then
   return { 1, before }
 end
 local limit = tonumber(ARGV[11])
-if limit > 0 and redis.call('XLEN', KEYS[4]) >= limit then
+-- What waits for the full log of another partition is a queue as well.
+if limit > 0 and (redis.call('XLEN', KEYS[4]) >= limit or redis.call('ZCARD', KEYS[2]) >= limit) then
   return redis.error_reply('LOGFULL the log of the partition has ' .. limit .. ' entries or more')
 end
 local now = redis.call('TIME')

@@ -7,7 +7,7 @@ import pytest
 
 from gateway.store import keys, log, ownership, pushes
 from gateway.store.client import Store
-from gateway.store.errors import LogFull
+from gateway.store.errors import LogFull, StoreUnavailable
 from gateway.store.leases import Identity
 from gateway.store.log import Pace, Producer, Room
 from gateway.store.pushes import Claim, PushPart, PushRecord, Winner, push_producer
@@ -126,3 +126,36 @@ async def test_a_push_record_is_refused_with_the_log_of_its_home(small: Store) -
     assert await small.call("EXISTS", keys.idempotency(0, "two")) == 0
     await shorten(small)
     assert (await accepting(9 << 11, "two"))[1] is None
+
+
+async def test_accepted_parts_that_wait_for_the_logs_of_others_are_bounded_too(
+    small: Store,
+) -> None:
+    for number in range(LIMIT):
+        record = PushRecord((number + 1) << 11, 1, 60, b"", b"c", {1: b"\0\0\0\0"})
+        await pushes.accept(small, 0, record, None)
+    with pytest.raises(LogFull):
+        await pushes.accept(small, 0, PushRecord(99 << 11, 1, 60, b"", b"c", {1: b""}), None)
+    await pushes.fanout_done(small, 0, 1 << 11, [1])
+    await pushes.accept(small, 0, PushRecord(99 << 11, 1, 60, b"", b"c", {1: b""}), None)
+
+
+async def test_new_pushes_do_not_take_the_place_of_accepted_ones(small: Store) -> None:
+    await fill(small, LIMIT)
+    with pytest.raises(LogFull):
+        await push_producer(small, API, Pace(quiet_s=0)).submit(0, PART)
+    await push_producer(small, NODE, Pace(quiet_s=0)).submit(0, PART)
+
+
+async def test_a_full_log_behind_a_lost_reply_is_no_refusal(small: Store) -> None:
+    """What was tried before may still be on its way to the store, and find room there."""
+    tries: list[int] = []
+
+    async def send(p: int, seq: int, items: object) -> list[None]:
+        tries.append(seq)
+        raise StoreUnavailable("the reply was lost") if len(tries) == 1 else LogFull("full")
+
+    producer: Producer[int, None] = Producer(send, Pace(quiet_s=0), small, refusing=True)
+    with pytest.raises(StoreUnavailable, match="outcome unknown") as raised:
+        await producer.submit(0, 1)
+    assert not isinstance(raised.value, LogFull) and tries == [1, 1]
