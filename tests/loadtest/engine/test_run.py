@@ -73,7 +73,7 @@ def test_ctrl_c_ends_with_what_there_is(ready: Path, tmp_path: Path) -> None:
         assert process.stderr is not None and process.stdout is not None
         wait_for(process.stderr, "messages_per_s=1")
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=20)
+        out, _ = process.communicate(timeout=90)
     finally:
         process.kill()
     result = json.loads(out.splitlines()[-1])
