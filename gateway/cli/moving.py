@@ -39,7 +39,6 @@ class Edge(NamedTuple):
     own: str
     """host:port of its own port."""
     draining: bool
-    sessions: int
     link: RpcClient
 
 
@@ -111,7 +110,7 @@ async def rebalance(config: Config, within: float, rate: float, *, as_json: bool
     began = time.monotonic()
     async with _edges(config) as found:
         edges = {edge.number: edge for edge in found if not edge.draining}
-        counts = {number: edge.sessions for number, edge in edges.items()}
+        counts = {number: await _sessions(edge) for number, edge in edges.items()}
         before = dict(counts)
         for _ in range(_ROUNDS):
             moves = shares(counts, within)
@@ -165,21 +164,12 @@ async def _edges(config: Config) -> AsyncIterator[list[Edge]]:
                     await link.wait_up()
             except TimeoutError:
                 continue  # it has gone, or nobody has noticed yet
-            edge = Edge(
-                holder.identity.number,
-                str(holder.info["own"]),
-                bool(holder.info.get("draining")),
-                0,
-                link,
-            )
-            found.append(edge._replace(sessions=await _sessions(edge)))
+            number, own = holder.identity.number, str(holder.info["own"])
+            found.append(Edge(number, own, bool(holder.info.get("draining")), link))
         yield found
 
 
 async def _depart(edge: Edge, request: rpc_pb2.DepartRequest) -> int:
-    from gateway.cli.settings import UsageProblem
-    from gateway.rpc import Method, RpcError, RpcUnavailable
-
     try:
         body = await edge.link.call(Method.DEPART, request.SerializeToString(), _CALL_S)
     except (RpcError, RpcUnavailable) as error:

@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final
-from weakref import WeakSet
 
 from gateway.dispatch.owned import Owned
 from gateway.dispatch.queries import catch_up
@@ -36,8 +35,9 @@ class Turns:
         self._may_act = may_act
         self._locks: defaultdict[tuple[Method, int], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._waiting = 0
-        self._unfolded: WeakSet[Owned] = WeakSet()
-        """Whose last record was not seen folded: what was checked without it would be wrong."""
+        self._broken: set[tuple[Method, int]] = set()
+        """Whose last turn did not end well: its record may be in the log and not folded yet, and what is
+        checked without it would be wrong."""
 
     @asynccontextmanager
     async def turn(self, kind: Method, p: int) -> AsyncIterator[Owned]:
@@ -49,13 +49,13 @@ class Turns:
         try:
             async with self._locks[kind, p]:
                 with as_rpc_errors():
+                    if (kind, p) in self._broken:
+                        await self._catch_up(self.owner(p))
+                    self._broken.add((kind, p))
                     # Asked only now: a batch that has waited for longer than our lease would come
                     # after what other owners have answered meanwhile.
-                    owned = self.owner(p)
-                    if owned in self._unfolded and not await catch_up(self._store, owned):
-                        raise StoreUnavailable(f"partition {p} is behind its log")
-                    self._unfolded.discard(owned)
                     yield self.owner(p)
+                    self._broken.discard((kind, p))
         finally:
             self._waiting -= 1
 
@@ -70,17 +70,17 @@ class Turns:
         """A device that is not known may have registered just now: then its session stands in the log.
         Raises StoreUnavailable."""
         devices = owned.partition.devices_of(app)
-        if not all(index in devices for index in indexes) and not await catch_up(
-            self._store, owned
-        ):
+        if not all(index in devices for index in indexes):
+            await self._catch_up(owned)
+
+    async def _catch_up(self, owned: Owned) -> None:
+        if not await catch_up(self._store, owned):
             raise StoreUnavailable(f"partition {owned.p} is behind its log")
 
     async def write(self, owned: Owned, record: bytes) -> None:
         """Returns once it is folded. Raises Fenced, StoreUnavailable (LogFull among them)."""
         if record:
-            self._unfolded.add(owned)
             await owned.append_and_fold(record, Room.PUSHES)
-            self._unfolded.discard(owned)
         else:
             await self.confirm(owned)  # that nothing is to change is an answer from the state, too
 
