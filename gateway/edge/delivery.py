@@ -283,7 +283,7 @@ class Delivery:
                     for index in barred:
                         self._refuse(index, part)
             # Between two strides rows come and go.
-            fds = [rows[index] for index in stride if index in rows]
+            fds = [fd for fd in map(rows.get, stride) if fd is not None]
             gone_meanwhile = len(stride) - len(fds)
             full = self._reactor.broadcast(fds, [part.message for part in parts])
             for number, part in enumerate(parts) if full else ():
