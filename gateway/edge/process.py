@@ -143,7 +143,12 @@ class EdgeProcess:
         self.registrar = Registrar(
             edge, self.store, is_row=self.table.is_row, answered=sessions.on_answer
         )
-        self.uplink = Uplink(self.store, limit=edge.receipts_max, durable=sessions.on_durable)
+        self.uplink = Uplink(
+            self.store,
+            limit=edge.receipts_max,
+            durable=sessions.on_durable,
+            busy=lambda: self.reactor.behind,
+        )
         self.departures = Departures(self.table, sessions)
         self.delivery = Delivery(self.table, self.reactor, sessions.early.hold, sessions.recalls)
         sessions.attach(

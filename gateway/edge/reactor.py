@@ -92,6 +92,8 @@ class Reactor:
         self._is_open = bytearray(limits.descriptors)
         """1 for the descriptor of a connection that stands; a set would cost 90 bytes a connection."""
         self.open_count = 0
+        self.behind = False
+        """Had more to say at the last look than one turn reads."""
         self._lingering: dict[int, float] = {}
         self._flushing = False
         self._in_turn = False
@@ -299,8 +301,10 @@ class Reactor:
     def _turn(self) -> None:
         accepting: list[socket.socket] = []
         self._in_turn = True
+        events = self._epoll.poll(0, _EVENTS)
+        self.behind = len(events) == _EVENTS
         try:
-            for fd, event in self._epoll.poll(0, _EVENTS):
+            for fd, event in events:
                 listener = self._listeners.get(fd)
                 if listener is None:
                     self._on_event(fd, event)
