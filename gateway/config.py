@@ -6,7 +6,7 @@ this tree in its constructors and reads nothing else.
 """
 
 import os
-from typing import Annotated
+from typing import Annotated, TypedDict
 
 from msgspec import Meta, Struct
 
@@ -21,6 +21,14 @@ class Service(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Slices of the devices. Set once for a deployment: the first start writes it to the store."""
     log_level: str = "info"
     """debug, info, warning or error. Hot paths count and do not log at any level."""
+
+
+class StoreTerms(TypedDict):
+    """What every process tells its connections to the store (gateway.store.client)."""
+
+    timeout_s: float
+    replicas: int
+    log_records: int
 
 
 class Store(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -39,6 +47,11 @@ class Store(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     changes and receipts wait from 5/4 of it on, registrations from 6/4 on. A snapshot shortens it."""
     insecure_durability: bool = False
     """Accept a store without AOF or with an evicting memory policy. It will lose messages."""
+
+    def terms(self) -> StoreTerms:
+        return StoreTerms(
+            timeout_s=self.timeout_s, replicas=self.replicas, log_records=self.log_records
+        )
 
 
 class Edge(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -149,12 +149,7 @@ class ApiProcess:
         delay = _CONNECT_MIN_S
         while True:
             try:
-                store = await Store.connect(
-                    self._store_url,
-                    timeout_s=self._config.store.timeout_s,
-                    replicas=self._config.store.replicas,
-                    log_records=self._config.store.log_records,
-                )
+                store = await Store.connect(self._store_url, **self._config.store.terms())
             except StoreUnavailable as error:
                 _log.warning("waiting for the store", reason=str(error))
             else:

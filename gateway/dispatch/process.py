@@ -31,12 +31,7 @@ async def run(config: Config, secrets: Secrets, store_url: str, ready: Ready) ->
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     keep_collections_short()
-    store = await Store.connect_patiently(
-        store_url,
-        timeout_s=config.store.timeout_s,
-        replicas=config.store.replicas,
-        log_records=config.store.log_records,
-    )
+    store = await Store.connect_patiently(store_url, **config.store.terms())
     reader_store = await store.another()
     handlers: dict[Method, Handler] = {}
     server = RpcServer(handlers, secrets.rpc_secret)

@@ -87,12 +87,7 @@ class EdgeProcess:
         check_plaintext(edge.listen, allowed=edge.allow_plaintext, setting="edge.allow_plaintext")
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopping.set)
-        self.store = await Store.connect_patiently(
-            self._store_url,
-            timeout_s=self._config.store.timeout_s,
-            replicas=self._config.store.replicas,
-            log_records=self._config.store.log_records,
-        )
+        self.store = await Store.connect_patiently(self._store_url, **self._config.store.terms())
         self._wire(loop)
         await self._open(loop)
         collect_seldom(_GARBAGE)

@@ -29,12 +29,7 @@ class StoreSide:
     @classmethod
     async def open(cls, config: Config) -> Self:
         """Connect, and check or found the deployment. Raises StoreUnavailable, DeploymentError."""
-        store = await Store.connect(
-            config.store.url,
-            timeout_s=config.store.timeout_s,
-            replicas=config.store.replicas,
-            log_records=config.store.log_records,
-        )
+        store = await Store.connect(config.store.url, **config.store.terms())
         try:
             await establish(store, config)
         except BaseException:
