@@ -16,6 +16,10 @@ _BATCH: Final = 128
 _ROOM_S: Final = 0.02
 """Until it is asked again whether there is room."""
 _DRAIN_READ: Final = 16 * 1024
+_NOT_SENT: Final = 16 * 1024
+"""Bytes that the kernel takes for a connection beyond what is on the network (tcp(7), TCP_NOTSENT_LOWAT).
+Left alone it takes megabytes for a peer that does not read: out of reach for recalls and for the lanes,
+and far more than an edge means to hold for one connection."""
 
 
 class Listeners:
@@ -128,8 +132,9 @@ def _listener(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    # Accepted sockets inherit it on Linux: no setsockopt a connection.
+    # Accepted sockets inherit these on Linux: no setsockopt a connection.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOT_SENT)
     try:
         listener.bind((host, port))
         listener.listen(4096)

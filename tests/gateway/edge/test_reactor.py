@@ -214,6 +214,18 @@ async def test_output_that_does_not_fit_goes_on_in_order_when_the_peer_reads(way
         assert stage.handler.closed == []
 
 
+async def test_most_that_a_peer_does_not_read_waits_in_the_edge() -> None:
+    """What the kernel has can be neither recalled nor overtaken."""
+    with wires(output_cap=1 << 26) as stage:
+        stage.connect(receive_buffer=8_192)
+        (fd,) = await accepted(stage, 1)
+        for _ in range(1000):
+            assert stage.reactor.offer(fd, Item(NORMAL, 1, bytes(2000)))
+        await until(lambda: stage.reactor.unsent_bytes)
+        # Segments of 64 KB, which loopback has, are filled up beyond the limit.
+        assert stage.reactor.unsent_bytes > 1000 * 2000 - 250_000
+
+
 @pytest.mark.parametrize("way", ["offer", "broadcast"])
 async def test_a_connection_whose_output_is_full_gets_no_more(way: str) -> None:
     def offered(fd: int, data: bytes) -> bool:
