@@ -15,6 +15,7 @@ from gateway.store.leases import Identity
 from protocol.ids import split_device_id
 from tests.faults.complaints import complaints, server_complaints
 from tests.faults.disks import Disk, fillable
+from tests.faults.door import Door
 from tests.faults.plan import Address, Size
 from tests.faults.relay import Relay
 from tests.faults.roles import Role, StoreRole, columba
@@ -72,14 +73,14 @@ class Deployment:
         self.to_node: dict[str, RpcRelay] = {}
         """Node -> the relay between the API and it; only up to the node's first restart, since each
         start listens on a socket of its own name."""
-        self.device_door: Relay
+        self.device_door: Door
         """Between the devices and the port that all edges share."""
         self.api: tuple[str, int] = ("", 0)
         self.app: NewApp
         self.sdk: SdkFleet
 
     async def begin(self, stack: AsyncExitStack, small: Iterable[str]) -> None:
-        """Everything but the SDK's devices. Raises RoleFailed."""
+        """Everything but the SDK's devices. Raises RoleFailed, CannotHere."""
         for name, growing in (("store", "*.incr.aof"), ("sdk", "journal")):
             folder = self._folder / f"disk-{name}"
             disk = fillable(folder, growing) if name in small else Disk(folder)
@@ -91,7 +92,9 @@ class Deployment:
         await store.start()
         device_port, api_port = _free_port(), _free_port()
         self.api = ("127.0.0.1", api_port)
-        self.device_door = await self._relay(stack, "door", ("127.0.0.1", device_port))
+        door = Door(("127.0.0.1", device_port), self._chances("relay door"))
+        door.mark()  # a machine that cannot is found out before anything is hurt
+        self.device_door = await stack.enter_async_context(door)
         self.app = await self._make_app(store)
         for name in EDGES:
             await self._add_edge(stack, name, device_port)

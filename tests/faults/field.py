@@ -16,6 +16,8 @@ from tests.faults.simulated import Simulated
 SAMPLE: Final = 12
 """Devices with which the recovery is measured."""
 _ASKED: Final = 80
+FLOODED: Final = 2
+"""Devices that get more than a slow way takes."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -27,6 +29,9 @@ class Field:
     chance: random.Random
     probe: Callable[[Sequence[int]], None]
     """Push to these devices all the time, from now on."""
+    flood: Callable[[Sequence[int]], None]
+    """The same with more than a slow way takes, and half of it is recalled: it waits in the edges.
+    Not for those with which the recovery is measured."""
     recovery: Recovery = field(default_factory=Recovery)
 
     @property

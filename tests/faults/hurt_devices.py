@@ -2,8 +2,10 @@
 
 import asyncio
 
-from tests.faults.field import Field, scenario
+from tests.faults.field import FLOODED, Field, scenario
 from tests.faults.hurt_network import ON_ITS_WAY
+
+_BREATH_S = 0.5
 
 
 @scenario()
@@ -35,7 +37,12 @@ async def byte_a_second(field: Field) -> None:
 
 @scenario(allowed=ON_ITS_WAY)
 async def read_nothing(field: Field) -> None:
-    """Kernel buffers fill up, then the edge's, for devices that the bulk of the messages is for."""
-    field.probe(field.simulated.steady[:4])
-    with field.deployment.device_door.stalled():
-        await field.last()
+    """Kernel buffers fill up, then the edge's, for devices that the bulk of the messages is for.
+
+    Again and again, each time for too short to lose them: what waits goes on afterwards.
+    """
+    field.flood(field.simulated.steady[-FLOODED:])
+    for _ in range(3):
+        with field.deployment.device_door.stalled():
+            await field.last(1 / 3)
+        await asyncio.sleep(_BREATH_S)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from tests.faults.deployment import EDGES, NODES, Deployment
-from tests.faults.field import Field, Scenario, add, scenario
+from tests.faults.field import FLOODED, Field, Scenario, add, scenario
 from tests.faults.relay import Relay
 
 _BOTH: Final = 0.3
@@ -22,6 +22,8 @@ class _Way(NamedTuple):
     """Slow enough that a queue builds up, fast enough that it would go down in the end."""
     break_after: int
     """Bytes: some hundred frames of that way."""
+    floods: bool = False
+    """Some devices are sent more than the way takes while it is hurt."""
 
 
 WAYS: Final[dict[str, _Way]] = {
@@ -30,7 +32,7 @@ WAYS: Final[dict[str, _Way]] = {
     "api-store": _Way(lambda d: {"api": d.to_store["api"]}, 30_000, 10_000),
     "node-edge": _Way(lambda d: dict(d.to_edge), 30_000, 8_000),
     "api-node": _Way(lambda d: dict(d.to_node), 1_000, 500),
-    "device-edge": _Way(lambda d: {"door": d.device_door}, 4_000, 2_000),
+    "device-edge": _Way(lambda d: {"door": d.device_door}, 4_000, 2_000, floods=True),
 }
 _HURTS: Final[dict[str, Callable[[Relay, _Way], AbstractContextManager[None]]]] = {
     "cut": lambda relay, _: relay.cut(),
@@ -41,6 +43,8 @@ _HURTS: Final[dict[str, Callable[[Relay, _Way], AbstractContextManager[None]]]] 
 
 
 async def _hurt(way: _Way, hurt: str, field: Field) -> None:
+    if way.floods:
+        field.flood(field.simulated.steady[-FLOODED:])
     relays = way.relays(field.deployment)
     both = field.chance.random() < _BOTH
     chosen = list(relays) if both else [field.chance.choice(sorted(relays))]
@@ -50,7 +54,7 @@ async def _hurt(way: _Way, hurt: str, field: Field) -> None:
         await field.last()
 
 
-ON_ITS_WAY: Final = {"recalled_and_shown": "what has left the edge cannot be called back"}
+ON_ITS_WAY: Final = {"recalled_on_their_way": "what has left the edge cannot be called back"}
 """For networks that hold up what devices are sent."""
 
 for _way_name, _way in WAYS.items():

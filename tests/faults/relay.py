@@ -5,7 +5,7 @@ import os
 import random
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Protocol, Self
@@ -169,6 +169,10 @@ class Relay:
         """Of one connection's bytes from the target; None: they pass as they are."""
         return None
 
+    def watch(self, far: asyncio.StreamWriter) -> Callable[[bytes], None] | None:
+        """Called with all that is read from the target on a new connection, whatever becomes of it."""
+        return None
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             far_reader, far_writer = await self._dial()
@@ -183,10 +187,11 @@ class Relay:
         pair.bps = self._bps
         self._pairs.add(pair)
         self.connections += 1
+        change, seen = self.change(), self.watch(far_writer)
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._pass(pair, reader, far_writer, None))
-                group.create_task(self._pass(pair, far_reader, writer, self.change()))
+                group.create_task(self._pass(pair, reader, far_writer))
+                group.create_task(self._pass(pair, far_reader, writer, change, seen))
         # uvloop raises RuntimeError for a transport that was closed meanwhile.
         except* (OSError, RuntimeError):
             pair.reset()
@@ -216,13 +221,16 @@ class Relay:
         pair: _Pair,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        change: Change | None,
+        change: Change | None = None,
+        seen: Callable[[bytes], None] | None = None,
     ) -> None:
         passed = 0
         # Drawn once: the first byte is as likely to be the last as any other.
         share = self.chance.uniform(0.1, 2.0)
         while True:
             data = await self._read(reader, writer, change)
+            if seen is not None:
+                seen(data)
             await self._go.wait()
             if pair.lost:
                 if not data:

@@ -6,7 +6,7 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +31,8 @@ _LOSERS: Final = 5
 
 Tell = Callable[[str], None]
 Result = dict[str, Any]
+Probe = Callable[[Sequence[int], float], Coroutine[Any, Any, None]]
+"""(devices, pushes a second)"""
 
 
 class Run:
@@ -96,6 +98,7 @@ class Run:
             [*self._simulated.ids, *self._deployment.sdk.ids],
             random.Random(self._chance.getrandbits(64)),
             self._size.features,
+            self._deployment.device_door.mark,
         )
 
     async def _hurt(self, scenario: Scenario, traffic: Traffic, tell: Tell) -> None:
@@ -106,7 +109,8 @@ class Run:
             server=self._server,
             size=self._size,
             chance=self._chance,
-            probe=lambda devices: self._probe(traffic, devices),
+            probe=lambda devices: self._probe(traffic.probe, devices),
+            flood=lambda devices: self._probe(traffic.flood, devices),
             recovery=self._recovery,
         )
         tell("hurting")
@@ -115,9 +119,9 @@ class Run:
         if not self._recovery.at:
             field.mark(self._simulated.steady)
 
-    def _probe(self, traffic: Traffic, devices: Sequence[int]) -> None:
+    def _probe(self, probe: Probe, devices: Sequence[int]) -> None:
         if devices:
-            task = asyncio.create_task(traffic.probe(devices, self._size.probes_per_s))
+            task = asyncio.create_task(probe(devices, self._size.probes_per_s))
             self._probing.add(task)
 
     async def _watch_memory(self, over: list[str]) -> None:
@@ -156,13 +160,15 @@ class Run:
         journals = await self._simulated.journals() | self._deployment.sdk.journals()
         counters = await self._simulated.counters()
         told, sdk = traffic.told, self._deployment.sdk
-        verdict = judge(told, journals, frozenset(sdk.ids))
+        copies = self._deployment.device_door.copies
+        verdict = judge(told, journals, frozenset(sdk.ids), copies)
         if verdict.wrong or books.pending:
             status = json.dumps(await self._server.status(), indent=1)
             self._deployment.note("status.json", status)
         slowest_s, median_s = self._recovery.measure(told, journals)
         return {
             "accepted": len(told.pushes),
+            "recalls": sum(each.recalled_at is not None for each in told.pushes.values()),
             **verdict.to_dict(),
             "recovered_s": slowest_s,
             "recovered_median_s": median_s,

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from tests.faults.door import Copy, Mark
+from tests.faults.scenarios import SCENARIOS
 from tests.faults.told import Pushed, Told
 from tests.faults.verdict import UNDER_WAY_S, Showing, judge
 
@@ -239,7 +241,9 @@ def test_order_within_a_device_and_a_priority(order: list[int], priorities: list
 
 @settings(max_examples=50, deadline=None)
 @given(stories(), st.data())
-def test_shown_behind_the_answer_to_a_recall(story: Story, data: st.DataObject) -> None:
+def test_shown_behind_the_answer_to_a_recall_and_no_copy_seen(
+    story: Story, data: st.DataObject
+) -> None:
     found = story.shown(lambda p: p.recalled_at is not None)
     assume(found)
     device, at = data.draw(st.sampled_from(found))
@@ -248,6 +252,51 @@ def test_shown_behind_the_answer_to_a_recall(story: Story, data: st.DataObject) 
     assert story.wrong() == {"recalled_and_shown": 1}
     lines[at] = lines[at]._replace(at=FAR + UNDER_WAY_S)
     assert story.wrong() == {}
+
+
+BEFORE, AFTER = Copy(1, 99), Copy(1, 100)
+LONG_S = UNDER_WAY_S + 0.001
+
+
+@pytest.mark.parametrize(
+    ("sent", "late_s", "wrong"),
+    [
+        ([AFTER], 0.001, {"recalled_and_shown": 1}),
+        ([AFTER], LONG_S, {"recalled_and_shown": 1}),
+        # The first one may have been lost with its connection.
+        ([BEFORE, AFTER], 0.001, {"recalled_and_shown": 1}),
+        ([BEFORE], LONG_S, {"recalled_on_their_way": 1}),
+        ([BEFORE, BEFORE], LONG_S, {"recalled_on_their_way": 1}),
+        ([BEFORE], UNDER_WAY_S, {}),
+        # Shown before the answer: what was sent once more behind it showed nothing.
+        ([BEFORE, AFTER], 0.0, {}),
+        ([], LONG_S, {"recalled_and_shown": 1}),
+        ([], UNDER_WAY_S, {}),
+    ],
+)
+def test_what_was_recalled_is_judged_by_when_it_left_its_edge(
+    sent: list[Copy], late_s: float, wrong: dict[str, int]
+) -> None:
+    pushed = Pushed(
+        push_id=1,
+        devices=frozenset((7, 8)),
+        asked_at=0,
+        answered_at=1,
+        recall_asked=True,
+        recalled_at=FAR,
+        mark=Mark(1, {1: 100}),
+    )
+    journals = {7: [Showing(1, FAR + late_s)]}
+    # What another device was sent late, and did not show, is no excuse and no accusation.
+    copies = {(1, 7): sent, (1, 8): [AFTER]}
+    verdict = judge(Told(pushes={1: pushed}), journals, copies=copies)
+    assert verdict.wrong == wrong
+    assert verdict.recalled == (late_s > 0)
+    assert verdict.recalled_and_sent == sent.count(AFTER) + 1
+
+
+def test_no_scenario_excuses_what_left_its_edge_after_the_recall() -> None:
+    assert not [name for name, each in SCENARIOS.items() if "recalled_and_shown" in each.allowed]
 
 
 @pytest.mark.parametrize(

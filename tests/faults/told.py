@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from tests.faults.door import Mark
+
 LONG_TTL_S = 600
 """A push that lives longer than any run must arrive."""
 
@@ -24,6 +26,8 @@ class Pushed:
     recall_asked: bool = False
     recalled_at: float | None = None
     """When the recall was acknowledged."""
+    mark: Mark | None = None
+    """What had left the edges right after that."""
 
     @property
     def must_arrive(self) -> bool:

@@ -4,10 +4,11 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from tests.faults.app_server import AppServer, Outcome, unlawful
+from tests.faults.door import Mark
 from tests.faults.told import Pushed, Told
 
 GROUPS: Final = 10
@@ -20,6 +21,9 @@ _LOOKS: Final = 0.06
 _LARGE: Final = 0.04
 _LARGE_BYTES: Final = 12_000
 """Some contents are large, so that the output of a device that does not read fills up."""
+_FLOOD_BYTES: Final = 24_000
+_FLOOD_RECALLED: Final = 0.5
+"""Part of the pushes."""
 
 
 class _Wish(NamedTuple):
@@ -27,6 +31,8 @@ class _Wish(NamedTuple):
     devices: frozenset[int]
     ttl_s: int = 3600
     recall: bool = False
+    ballast: int = 0
+    """Bytes; 0: as it comes."""
 
 
 class Traffic:
@@ -38,13 +44,16 @@ class Traffic:
         devices: Sequence[int],
         chance: random.Random,
         features: frozenset[str],
+        mark: Callable[[], Mark],
     ) -> None:
+        """`mark`: what has left the edges by now."""
         self._server = server
         self._devices = devices
         self._everybody = frozenset(devices)
         self._groups = [frozenset(devices[g::GROUPS]) for g in range(GROUPS)]
         self._chance = chance
         self._features = features
+        self._mark = mark
         self._stopping = asyncio.Event()
         self._recalls: set[asyncio.Task[None]] = set()
         self.told = Told()
@@ -54,18 +63,32 @@ class Traffic:
         async with asyncio.TaskGroup() as group:
             for _ in range(_CALLERS):
                 group.create_task(self._call_on(_CALLERS / per_s))
-        if self._recalls:
-            await asyncio.wait(self._recalls)
+        await self._all_recalled()
 
     async def probe(self, devices: Sequence[int], per_s: float) -> None:
         """Single pushes to these, one after the other, over and over until `stop`."""
+        await self._probe(devices, per_s)
+
+    async def flood(self, devices: Sequence[int], per_s: float) -> None:
+        """The same with large contents, half of them recalled: more than a slow way takes."""
+        await self._probe(devices, per_s, _FLOOD_BYTES, _FLOOD_RECALLED)
+        await self._all_recalled()
+
+    async def _probe(
+        self, devices: Sequence[int], per_s: float, ballast: int = 0, recalled: float = 0.0
+    ) -> None:
         calls: set[asyncio.Task[None]] = set()
         turn = 0
         async with asyncio.TaskGroup() as group:
             while not await self._stopped_within(1 / per_s):
                 if len(calls) < _PROBES_OPEN:
                     device = devices[turn % len(devices)]
-                    wish = _Wish({"devices": [str(device)]}, frozenset((device,)))
+                    wish = _Wish(
+                        {"devices": [str(device)]},
+                        frozenset((device,)),
+                        recall=self._chance.random() < recalled,
+                        ballast=ballast,
+                    )
                     calls.add(task := group.create_task(self._push(wish)))
                     task.add_done_callback(calls.discard)
                     turn += 1
@@ -142,8 +165,8 @@ class Traffic:
             "data": {"sent_ns": str(time.monotonic_ns())},
             "ttl": wish.ttl_s,
         }
-        if chance.random() < _LARGE:
-            body["data"]["ballast"] = "x" * _LARGE_BYTES
+        if wish.ballast or chance.random() < _LARGE:
+            body["data"]["ballast"] = "x" * (wish.ballast or _LARGE_BYTES)
         if not single:
             # Without a key a request that got no answer cannot be repeated safely.
             body["idempotency_key"] = uuid.UUID(int=chance.getrandbits(128)).hex
@@ -152,6 +175,10 @@ class Traffic:
         if "collapse" in self._features and chance.random() < 0.1:
             body["collapse_key"] = f"key {chance.randrange(5)}"
         return body
+
+    async def _all_recalled(self) -> None:
+        if self._recalls:
+            await asyncio.wait(self._recalls)
 
     async def _recall(self, pushed: Pushed) -> None:
         await asyncio.sleep(self._chance.uniform(0, 0.5))
@@ -162,6 +189,8 @@ class Traffic:
         self._note(outcome)
         if outcome.answer is not None:
             pushed.recalled_at = time.monotonic()
+            # Behind it: nobody is accused of what left in the moment between.
+            pushed.mark = self._mark()
 
     async def _look(self, push_id: int) -> None:
         """Whenever the service says counts, they must add up."""

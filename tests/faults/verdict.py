@@ -6,13 +6,16 @@
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
+from tests.faults.door import Copies, Copy
 from tests.faults.told import Pushed, Told
 
 _EXAMPLES: Final = 12
 UNDER_WAY_S: Final = 1.0
-"""What had left the edge when a recall was acknowledged may still be in the network or in a device."""
+"""For so long what had left the edge when a recall was acknowledged may still be in the network or in a
+device; longer only where a scenario slows that down."""
 
 
 class Showing(NamedTuple):
@@ -41,8 +44,14 @@ class Verdict:
     """Shown to a device that it was not for."""
     out_of_order: int = 0
     """Shown behind a push of the same priority that was accepted later."""
+    recalled: int = 0
+    """Of the shown ones: for the first time after the recall was acknowledged, however soon."""
     recalled_and_shown: int = 0
-    """Shown for the first time well after the recall was acknowledged."""
+    """Such a one of which a copy left its edge after that; or well after it, and no copy was seen."""
+    recalled_on_their_way: int = 0
+    """Such a one, well after that, of which all copies had left their edge before."""
+    recalled_and_sent: int = 0
+    """Copies that left their edge after the recall was acknowledged, shown or not."""
     replaced_and_shown: int = 0
     """Shown behind a later one of the same collapse key."""
     examples: list[str] = field(default_factory=list)
@@ -58,6 +67,7 @@ class Verdict:
             "strays": self.strays,
             "out_of_order": self.out_of_order,
             "recalled_and_shown": self.recalled_and_shown,
+            "recalled_on_their_way": self.recalled_on_their_way,
             "replaced_and_shown": self.replaced_and_shown,
         }
         return {name: count for name, count in counts.items() if count}
@@ -70,9 +80,15 @@ class Verdict:
             self.examples.append(f"{what}: push {push_id} device {device} {more}".strip())
 
 
-def judge(told: Told, journals: Journals, collapsing: Container[int] = ()) -> Verdict:
+def judge(
+    told: Told,
+    journals: Journals,
+    collapsing: Container[int] = (),
+    copies: Copies = MappingProxyType({}),
+) -> Verdict:
     """Everything there is to say of these journals.
 
+    `copies`: what the door has seen of each push on its way to each device.
     `collapsing`: devices that keep what was replaced from the app. The service drops only what it has
     not sent yet, so others may be shown an older one behind a newer one.
     """
@@ -80,9 +96,13 @@ def judge(told: Told, journals: Journals, collapsing: Container[int] = ()) -> Ve
     for device, lines in journals.items():
         verdict.shown += len(lines)
         first = _judge_device(verdict, told, device, lines)
+        _judge_recalled(verdict, told.pushes, device, first, copies)
         _judge_order(verdict, told.pushes, device, first)
         if device in collapsing:
             _judge_collapse(verdict, told.pushes, device, first)
+    for (push_id, _), sent in copies.items():
+        if push_id in told.pushes:
+            verdict.recalled_and_sent += _left_late(told.pushes[push_id], sent)
     _judge_untold(verdict, told, journals)
     _judge_lost(verdict, told, journals)
     return verdict
@@ -107,12 +127,38 @@ def _judge_device(
         if devices is not None and device not in devices:
             verdict.strays += 1
             verdict.note("not for this device", push_id, device)
-        elif pushed is not None and pushed.recalled_at is not None:
-            late_s = line.at - pushed.recalled_at
-            if late_s > UNDER_WAY_S:
-                verdict.recalled_and_shown += 1
-                verdict.note("recalled and shown", push_id, device, f"{late_s:.3f} s later")
     return first
+
+
+def _judge_recalled(
+    verdict: Verdict,
+    pushes: Mapping[int, Pushed],
+    device: int,
+    first: Iterable[Showing],
+    copies: Copies,
+) -> None:
+    """What was shown for the first time after the recall of it was acknowledged."""
+    for line in first:
+        pushed = pushes.get(line.push_id)
+        if pushed is None or pushed.recalled_at is None or line.at <= pushed.recalled_at:
+            continue
+        verdict.recalled += 1
+        late_s = line.at - pushed.recalled_at
+        sent = copies.get((line.push_id, device), ())
+        if _left_late(pushed, sent) or (not sent and late_s > UNDER_WAY_S):
+            verdict.recalled_and_shown += 1
+            what = "recalled and shown" if sent else "recalled and shown, no copy seen"
+            verdict.note(what, line.push_id, device, f"{late_s:.3f} s later")
+        elif late_s > UNDER_WAY_S:
+            verdict.recalled_on_their_way += 1
+            # A few: they may be many, and mostly excused.
+            if verdict.recalled_on_their_way <= _EXAMPLES // 4:
+                verdict.note("recalled on its way", line.push_id, device, f"{late_s:.3f} s later")
+
+
+def _left_late(pushed: Pushed, sent: Iterable[Copy]) -> int:
+    """Copies that left their edge after the recall was acknowledged."""
+    return sum(pushed.mark is not None and not pushed.mark.holds(copy) for copy in sent)
 
 
 def _judge_order(
