@@ -88,6 +88,8 @@ class Delivery:
         self._count = dict.fromkeys(WEIGHTS, 0)
         self._bytes = dict.fromkeys(WEIGHTS, 0)
         self._scheduled = False
+        self.silent = False
+        """While true no message goes out; all are refused."""
         self.messages_total = 0
         self.gone_total = 0
         self.slow_total = 0
@@ -106,9 +108,9 @@ class Delivery:
             raise RpcError("invalid", f"there is no priority {priority}")
         key = (p, priority)
         full = self._count[priority] >= self.JOBS or self._bytes[priority] + len(body) > self.BYTES
-        if full or key in self._barred:
+        if full or self.silent or key in self._barred:
             self._bar(key, request)
-            raise RpcError("busy", "too many delivers wait at this edge")
+            raise RpcError("busy", "this edge takes nothing more just now")
         self._fences[p] = request.fence
         loop = asyncio.get_running_loop()
         future: asyncio.Future[bytes] = loop.create_future()
@@ -223,6 +225,8 @@ class Delivery:
         Asked right before the write: between two strides sessions come.
         """
         p, message = part.partition, part.message
+        if self.silent and message.priority != CONTROL:
+            return BitMap(devices)
         fresh = self._table.fresh.pop(p, None)
         if fresh is not None:
             for priority in WEIGHTS:

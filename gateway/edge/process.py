@@ -191,7 +191,7 @@ class EdgeProcess:
         return f"tcp:{advertised}" if advertised else self.rpc.address
 
     async def _take_lease(self) -> None:
-        self._lease = await Lease.take(
+        lease = await Lease.take(
             self.store,
             self._clock,
             "edge",
@@ -204,11 +204,12 @@ class EdgeProcess:
             },
         )
         if self.sessions.draining != draining:
-            await self._lease.say(draining=self.sessions.draining)
+            await lease.say(draining=self.sessions.draining)
         # Behind the lease: who recalls asks all edges that have one, and writes to the store before that.
         self.sessions.recall(
             Recall(*stored) for stored in await recalls.load(self.store, self._clock.now_ms())
         )
+        self._lease = lease
         self.registrar.begin(self._lease.identity)
         self.uplink.begin(self._lease.identity)
 
@@ -276,6 +277,7 @@ class EdgeProcess:
             # Time in which we stood still is not the devices' silence: what they sent is yet to be read.
             seconds += min(now - last, 2 * _CLOCK_S)
             last = now
+            self._mind_lease()
             self.sessions.on_clock(now, seconds)
             if self.reactor.full:
                 _log.warning("descriptors run short, not listening", open=self.reactor.open_count)
@@ -283,6 +285,19 @@ class EdgeProcess:
             elif self.reactor.room_again() and not self.sessions.draining:
                 self.reactor.resume_listening()
             await asyncio.sleep(_CLOCK_S)
+
+    def _mind_lease(self) -> None:
+        """Who recalls a push asks the edges whose leases stand. So without one no message leaves this edge: what
+        waits for slow connections goes on waiting, and delivers are sent back, until there is a lease again and the
+        recalls of the meantime are known.
+        """
+        left_s = self._lease.left_s
+        if 0 < left_s < _CLOCK_S:  # it may run out before we look again
+            asyncio.get_running_loop().call_later(left_s, self._mind_lease)
+        silent = left_s <= 0
+        if silent != self.delivery.silent:
+            self.delivery.silent = silent
+            self.reactor.hold(silent)
 
     def _resume_soon(self) -> None:
         """A timer only while connections are paused: an idle edge is one of many on its machine."""

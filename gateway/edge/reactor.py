@@ -91,6 +91,7 @@ class Reactor:
         self._closing: list[int] = []
         self._is_open = bytearray(limits.descriptors)
         """1 for the descriptor of a connection that stands; a set would cost 90 bytes a connection."""
+        self._held = False
         self.open_count = 0
         self.behind = False
         """Had more to say at the last look than one turn reads."""
@@ -253,7 +254,14 @@ class Reactor:
     def _watch(self, fd: int) -> None:
         """Tell epoll what this connection waits for now."""
         reading = 0 if fd in self._paused else _IN
-        self._epoll.modify(fd, reading | _OUT if fd in self._unsent else reading)
+        writing = _OUT if fd in self._unsent and not self._held else 0
+        self._epoll.modify(fd, reading | writing)
+
+    def hold(self, held: bool) -> None:
+        """While `held`, what waits for a connection goes on waiting, and what is queued behind it."""
+        self._held = held
+        for fd in self._unsent:
+            self._watch(fd)
 
     def _on_writable(self, fd: int) -> None:
         waiting = self._unsent.get(fd)

@@ -80,7 +80,12 @@ class Lease:
     @property
     def valid(self) -> bool:
         """By our own clock; once false, act no more until a renewal has succeeded."""
-        return time.monotonic() < self._deadline
+        return self.left_s > 0
+
+    @property
+    def left_s(self) -> float:
+        """By our own clock, seconds; below zero once it has run out."""
+        return self._deadline - time.monotonic()
 
     async def say(self, **info: Any) -> None:
         """Renew with news of ourselves, which others see in the roster. Raises LeaseLost, StoreUnavailable."""

@@ -581,6 +581,28 @@ async def test_a_high_deliver_does_not_wait_for_a_campaign(
 
 
 @both
+async def test_while_it_is_silent_no_message_goes_out_and_nothing_overtakes(  # type: ignore[no-untyped-def]
+    to,
+) -> None:
+    rig = Rig()
+    rig.stage.open(4, device=7)
+    rig.stage.table.fresh.clear()
+    under_way = rig.delivery.deliver(deliver(0, (A, to(7)), restart=False))
+    rig.delivery.silent = True
+    reply = rpc_pb2.Delivered.FromString(await under_way)
+    assert [(list(r.gone), list(r.slow)) for r in reply.refused] == [([], [7])]
+    with pytest.raises(RpcError, match="busy"):
+        rig.delivery.deliver(deliver(0, (B, to(7))))
+    assert rig.stage.take(4) == b""
+    rig.delivery.silent = False
+    assert await rig.run(0, (B, to(7))) == [(0, [], [7])], "A is missing"
+    whom = {"index": [7]} if isinstance(to(7), list) else {"bitmap": to(7)}
+    again = rpc_pb2.Delivery(frame=A, restart=True, **whom)
+    assert await refusals(rig, request(0, again, one(B, 7))) == []
+    assert rig.stage.take(4) == A + B
+
+
+@both
 async def test_a_recalled_push_is_delivered_no_more(to) -> None:  # type: ignore[no-untyped-def]
     rig = Rig()
     rig.stage.open(4, device=7)

@@ -12,7 +12,7 @@ import pytest
 from gateway.config import Edge
 from gateway.edge.registrar import Registrar
 from gateway.metrics import decode_stats
-from gateway.rpc import Method
+from gateway.rpc import Method, RpcError
 from gateway.store import keys
 from gateway.store.apps import NewApp
 from gateway.store.client import Store
@@ -120,6 +120,21 @@ async def test_a_lost_lease_means_a_new_number_and_no_device_notices(
     # The end of a continued session is the end of the new one.
     await devices[0].close()
     await stands_at(store, {d.id: after.number for d in devices[1:]})
+
+
+async def test_without_a_lease_no_message_goes_out(
+    edge: RunningEdge, app: NewApp, hold: Hold
+) -> None:
+    """Who recalls a push does not ask this edge then, and may have been told that no copy of it is left."""
+    device = await edge.device(app)
+    await hold(True)
+    await until(lambda: edge.process.delivery.silent)
+    with pytest.raises(RpcError, match="busy"):
+        await edge.deliver(message(6), device.id)
+    await hold(False)
+    await until(lambda: not edge.process.delivery.silent)
+    assert await edge.deliver(message(6), device.id) == []
+    assert await device.message() == 6
 
 
 async def test_an_edge_that_was_declared_dead_comes_back_under_a_new_number(

@@ -248,6 +248,24 @@ async def test_a_connection_whose_output_is_full_gets_no_more(way: str) -> None:
         await until(lambda: offered(fd, b"again"))
 
 
+async def test_what_waits_goes_on_waiting_while_it_is_held() -> None:
+    with wires(output_cap=16 << 20) as stage:
+        slow, quick = stage.connect(receive_buffer=32_768), stage.connect()
+        fd, fd_quick = await accepted(stage, 2)
+        size = 8 << 20
+        stage.reactor.offer(fd, Item(NORMAL, 1, bytes(size)))
+        await until(lambda: stage.reactor.unsent_bytes)
+        stage.reactor.hold(True)
+        stage.reactor.send(fd, b"answer")
+        waits = stage.reactor.unsent_bytes
+        assert len(await all_of(slow, size - waits)) == size - waits, "what the kernel had"
+        stage.reactor.send(fd_quick, b"x")
+        assert await all_of(quick, 1) == b"x", "who waits for nothing is served"
+        assert stage.reactor.unsent_bytes == waits + len(b"answer")
+        stage.reactor.hold(False)
+        assert (await all_of(slow, waits + len(b"answer")))[-6:] == b"answer"
+
+
 async def test_one_message_larger_than_the_cap_is_taken_where_nothing_waits() -> None:
     with wires(output_cap=1000) as stage:
         peer = stage.connect()
