@@ -93,17 +93,18 @@ def fanout(
 def single(
     context: typer.Context,
     *,
-    rate: Annotated[float, typer.Option(min=0.1, help="Pushes a second.")] = 200.0,
+    rate: Annotated[float, typer.Option(min=0.1, help="Pushes a second, for latency.")] = 1000.0,
     seconds: Annotated[float, typer.Option(min=0.1, max=3600)] = 10.0,
-    devices: Annotated[int, typer.Option(min=1)] = 200,
+    devices: Annotated[int, typer.Option(min=1, help="For latency.")] = 1000,
+    pushes: Annotated[int, typer.Option(min=0, help="For throughput; 0: leave it out.")] = 50_000,
     edges: Edges = 2,
     as_json: AsJson = False,
 ) -> None:
-    """Latency of pushes to single devices, above the bare hop through the store."""
+    """Pushes to single devices: latency above the bare hop through the store, and throughput."""
     with _setting(context, edges, "single", as_json=as_json) as (service, view):
-        from loadtest.single import measure_single
+        from loadtest.single import measure_both
 
-        result = measure_single(service, rate, seconds, devices, view)
+        result = measure_both(service, rate, seconds, devices, pushes, view)
         view.finish(result)
         if result["lost"] or result["duplicates"] or result["strays"]:
             raise typer.Exit(_FAILED)
