@@ -227,6 +227,32 @@ def million(
 
 
 @app.command()
+def bench(
+    context: typer.Context,
+    *,
+    output: Annotated[Path | None, typer.Option(help="Write the result there, as JSON.")] = None,
+    compare: Annotated[Path | None, typer.Option(help="Tell it beside this older one.")] = None,
+    of: Annotated[
+        Path | None, typer.Option(help="A result that is there already; nothing is measured.")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0, max=1000, help="Percent of a change that are noise.")
+    ] = 10.0,
+    as_json: AsJson = False,
+) -> None:
+    """Every measurement in its short form, in three minutes; or beside an older result."""
+    if context.obj is not None:
+        raise typer.BadParameter(
+            "bench starts services of its own: leave out the options before the command"
+        )
+    with _told("bench", as_json=as_json) as view:
+        from loadtest.bench import command
+
+        code = command.bench(view, output, compare, of, tolerance / 100)
+    raise typer.Exit(code)
+
+
+@app.command()
 def run(
     context: typer.Context,
     scenario: Annotated[
