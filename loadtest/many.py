@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
 from loadtest.api_client import ApiClient, law_holds
-from loadtest.control import ChildFailed
+from loadtest.control import ChildFailed, side_by_side
 from loadtest.fleet import Plan
 from loadtest.fleet_process import FleetProcess
 from loadtest.links import loopback_source
@@ -37,7 +37,7 @@ def many(
     """So many devices that no run before has had, not connected yet. Raises ChildFailed."""
     with ExitStack() as stack:
         plans = _plans(service, devices, heartbeat_s, in_flight, view)
-        fleets = [stack.enter_context(FleetProcess(plan)) for plan in plans]
+        fleets = side_by_side((FleetProcess(plan, wait=False) for plan in plans), stack)
         try:
             yield Many(fleets, devices, view)
         finally:
