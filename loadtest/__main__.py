@@ -214,7 +214,7 @@ def million(
     as_json: AsJson = False,
 ) -> None:
     """All the connections that the machine holds: connect, rest, a push to all, one to a tenth."""
-    from loadtest.many import PER_EDGE
+    from loadtest.engine.scenario import PER_EDGE
 
     edges = max(2, -(-devices // PER_EDGE))
     with _setting(context, edges, "million", as_json=as_json) as (service, view):
@@ -257,7 +257,9 @@ def run(
     context: typer.Context,
     scenario: Annotated[
         str,
-        typer.Argument(help="A ready scenario (connect, fanout, single, storm, soak) or a file."),
+        typer.Argument(
+            help="A ready scenario (connect, fanout, single, storm, million, soak) or a file."
+        ),
     ],
     *,
     settings: Annotated[

@@ -14,9 +14,6 @@ from loadtest.links import loopback_source
 from loadtest.service import Service
 from loadtest.view import View
 
-PER_EDGE: Final = 16_500
-"""Connections are spread by a hash of the addresses, so edges differ by some hundreds; a process here may
-have 20,000 descriptors, of which an edge keeps some free."""
 _PER_PROCESS: Final = 12_000
 """From one source address connect(2) searches ever longer for a free port: from some 14,000 connections on a
 fleet dialled at a tenth of its pace."""

@@ -63,5 +63,11 @@ def _told(old: Record | None, new: Record, rows: list[Compared] | None) -> list[
         lines += [f"old: {machine_line(old.machine)}", f"new: {machine_line(new.machine)}"]
         if not old.machine.alike(new.machine):
             lines.append("Two machines: what stands under “Of this machine” compares these.")
+    lines += [
+        f"Load {each.machine.load:g} before, on {each.machine.cores} cores: other work was going on, so "
+        "that times and rates say little; CPU and memory hold."
+        for each in (old, new)
+        if each is not None and each.machine.busy
+    ]
     lines.append(f"Measured in {new.seconds:g} s.")
     return lines + [f"WRONG: {each}" for each in new.wrong]

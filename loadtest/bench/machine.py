@@ -31,6 +31,11 @@ class Machine(Struct, frozen=True, kw_only=True):
     revision: str | None
     """Of the checkout this runs from, with `+` behind it if files differ from it; None without one."""
 
+    @property
+    def busy(self) -> bool:
+        """With other work, when the measuring began."""
+        return self.load > self.cores / 2
+
     def alike(self, other: "Machine") -> bool:
         """As far as absolute figures are concerned."""
         return (self.cores, self.model) == (other.cores, other.model)

@@ -174,6 +174,15 @@ def test_command_compares_two_files(tmp_path: Path) -> None:
     assert "+100%" in for_people and "WRONG" not in for_people
 
 
+def test_a_busy_machine_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "new.json"
+    for load, told in ((1.0, False), (1.5, True)):
+        machine = msgspec.structs.replace(MACHINE, load=load)
+        records.write(path, msgspec.structs.replace(result(MEASURED), machine=machine))
+        said = CliRunner().invoke(app, ["bench", "--of", str(path)]).stdout
+        assert ("on 2 cores: other work was going on" in said) is told
+
+
 def test_command_says_by_its_code_that_something_was_lost(tmp_path: Path) -> None:
     path = tmp_path / "new.json"
     records.write(path, result(changed("broadcast", lost=1)))
