@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _LINE_EVERY_S: Final = 1.0
+_PIPE_COLUMNS: Final = 120
 
 
 class View:
@@ -89,7 +90,8 @@ class View:
         from rich.console import Console
 
         self._end_live()
-        console = Console()
+        # In a file or a pipe, as wide as the widest table.
+        console = Console() if sys.stdout.isatty() else Console(width=_PIPE_COLUMNS)
         for each in drawn:
             # A line is for whoever reads or greps it, however wide the terminal.
             console.print(each, markup=False, highlight=False, soft_wrap=isinstance(each, str))

@@ -64,8 +64,8 @@ def _told(old: Record | None, new: Record, rows: list[Compared] | None) -> list[
         if not old.machine.alike(new.machine):
             lines.append("Two machines: what stands under “Of this machine” compares these.")
     lines += [
-        f"Load {each.machine.load:g} before, on {each.machine.cores} cores: other work was going on, so "
-        "that times and rates say little; CPU and memory hold."
+        f"Load {each.machine.load:g} before, on {each.machine.cores} cores: other work may have gone on, "
+        "and then times and rates say little; CPU and memory hold."
         for each in (old, new)
         if each is not None and each.machine.busy
     ]

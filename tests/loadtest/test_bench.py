@@ -105,15 +105,15 @@ def test_what_is_lost_is_wrong_at_any_speed() -> None:
 
 
 def test_a_change_is_noise_up_to_the_tolerance_and_has_a_direction_beyond() -> None:
-    new = changed("connect", per_s=5000.0, token_per_s=6000.0)
+    new = changed("connect", per_s=6000.0, token_per_s=6000.0)
     rows = {row.figure.name: row for row in compared(result(MEASURED), result(new), 0.1)}
     assert rows["connect_per_s"].verdict == "better" and rows["token_per_s"].verdict == "worse"
-    assert rows["connect_per_s"].change == pytest.approx(0.25)
-    assert rows["connect_per_s"].tolerance == pytest.approx(0.15)
+    assert rows["connect_per_s"].change == pytest.approx(0.5)
+    assert rows["connect_per_s"].tolerance == pytest.approx(0.2)
     assert rows["registration_to_floor"].verdict == "better", "less time for each"
     assert rows["fanout_to_floor"].verdict == "same"
     assert rows["storm_back_s"].verdict == rows["hop_p99_ms"].verdict == "unknown"
-    wide = {row.figure.name: row.verdict for row in compared(result(MEASURED), result(new), 0.2)}
+    wide = {row.figure.name: row.verdict for row in compared(result(MEASURED), result(new), 0.3)}
     assert wide["connect_per_s"] == "same" and wide["token_per_s"] == "same"
     portable = [row.figure.portable for row in rows.values()]
     assert portable == sorted(portable, reverse=True) and True in portable
@@ -169,7 +169,7 @@ def test_command_compares_two_files(tmp_path: Path) -> None:
         "figure": "fanout_to_floor", "portable": True, "old": 1.3, "new": 2.6, "change": 1.0,
         "tolerance": 0.1, "verdict": "worse",
     }  # fmt: skip
-    for_people = CliRunner().invoke(app, options, env={"COLUMNS": "200"}).stdout
+    for_people = CliRunner().invoke(app, options).stdout
     assert "0 better, 1 worse" in for_people and "abacus" in for_people
     assert "+100%" in for_people and "WRONG" not in for_people
 
@@ -180,7 +180,7 @@ def test_a_busy_machine_is_told(tmp_path: Path) -> None:
         machine = msgspec.structs.replace(MACHINE, load=load)
         records.write(path, msgspec.structs.replace(result(MEASURED), machine=machine))
         said = CliRunner().invoke(app, ["bench", "--of", str(path)]).stdout
-        assert ("on 2 cores: other work was going on" in said) is told
+        assert ("on 2 cores: other work may have gone on" in said) is told
 
 
 def test_command_says_by_its_code_that_something_was_lost(tmp_path: Path) -> None:
