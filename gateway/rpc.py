@@ -10,9 +10,10 @@ import hmac
 import os
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from typing import Final, cast
+from functools import partial
+from typing import Any, Final, cast
 
 import structlog
 
@@ -53,8 +54,9 @@ class RpcUnavailable(Exception):
     """No answer: no connection, lost before the answer, late, or too much is waiting."""
 
 
-Handler = Callable[[bytes], bytes | Awaitable[bytes]]
-"""Body to body. A plain function is answered in order, on the spot; a coroutine runs as a task."""
+Handler = Callable[[bytes], "bytes | asyncio.Future[bytes] | Coroutine[Any, Any, bytes]"]
+"""Body to body. A plain function is answered in order, on the spot; a future when it is done, without a task
+for each call; a coroutine runs as a task."""
 
 
 class RpcServer:
@@ -141,7 +143,7 @@ class _ServerConnection(_Connection):
         self._server = server
         self._authenticated = authenticated
         self._nonce = secrets.token_bytes(_NONCE)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._open: set[asyncio.Future[bytes]] = set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -152,8 +154,8 @@ class _ServerConnection(_Connection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.connections.discard(self)
-        for task in self._tasks:
-            task.cancel()
+        for future in list(self._open):
+            future.cancel()
 
     def _close_unless_authenticated(self) -> None:
         if not self._authenticated:
@@ -173,7 +175,7 @@ class _ServerConnection(_Connection):
         if handler is None:
             self._fail(call, RpcError("unknown_method", f"this process does not serve {method}"))
             return
-        if len(self._tasks) >= _MAX_OPEN:
+        if len(self._open) >= _MAX_OPEN:
             self._fail(call, RpcError("busy", "too many calls are open"))
             return
         try:
@@ -181,26 +183,31 @@ class _ServerConnection(_Connection):
         except RpcError as error:
             self._fail(call, error)
         except Exception as error:  # a defect in one handler must not end the others' connection
-            _log.exception("rpc handler failed", method=method)
-            self._fail(call, RpcError("internal", type(error).__name__))
+            self._fail_for_defect(call, method, error)
         else:
             if isinstance(result, bytes):
                 self.send(_RESPONSE, _ID.pack(call) + result)
-            else:
-                task = asyncio.ensure_future(self._finish(call, method, result))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                return
+            if not asyncio.isfuture(result):
+                result = asyncio.get_running_loop().create_task(result)
+            self._open.add(result)
+            result.add_done_callback(partial(self._finish, call, method))
 
-    async def _finish(self, call: int, method: int, result: Awaitable[bytes]) -> None:
-        try:
-            body = await result
-        except RpcError as error:
+    def _finish(self, call: int, method: int, future: "asyncio.Future[bytes]") -> None:
+        self._open.discard(future)
+        if future.cancelled():
+            return  # with the connection
+        error = future.exception()
+        if error is None:
+            self.send(_RESPONSE, _ID.pack(call) + future.result())
+        elif isinstance(error, RpcError):
             self._fail(call, error)
-        except Exception as error:  # as above
-            _log.exception("rpc handler failed", method=method)
-            self._fail(call, RpcError("internal", type(error).__name__))
         else:
-            self.send(_RESPONSE, _ID.pack(call) + body)
+            self._fail_for_defect(call, method, error)
+
+    def _fail_for_defect(self, call: int, method: int, error: BaseException) -> None:
+        _log.error("rpc handler failed", method=method, exc_info=error)
+        self._fail(call, RpcError("internal", type(error).__name__))
 
     def _fail(self, call: int, error: RpcError) -> None:
         self.send(_ERROR, _ID.pack(call) + f"{error.code}:{error.text}".encode())

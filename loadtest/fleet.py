@@ -35,7 +35,7 @@ from protocol.codes import (
 from protocol.errors import RemoteProtocolError
 from protocol.frames import PING, encode, split
 from protocol.schema import device_pb2
-from protocol.states import Side, State, on_received
+from protocol.states import TABLE, UPWARD, Side, State, on_received
 
 __all__ = ["Fleet", "Plan"]
 
@@ -44,6 +44,12 @@ _DIAL_TIMEOUT_S: Final = 10.0
 """For TCP; then as long again from HELLO to WELCOME, both as client_sdk.options has them."""
 _PARSES: Final = 1024
 """Parsed messages kept under their bytes; all are dropped when so many have gathered."""
+_ALLOWED: Final = frozenset(
+    (int(state), int(kind))
+    for side, state, kind in TABLE
+    if side is Side.DEVICE and kind not in UPWARD
+)
+"""(phase, kind) that a device may receive: as `on_received` says, without its price for each frame."""
 
 
 class Fleet:
@@ -305,8 +311,10 @@ class Fleet:
 
     def _on_frame(self, row: int, kind: int, body: bytes, alone: bytes | None) -> None:
         """`alone`: the frame's bytes if it came by itself, as a broadcast's does."""
-        after = on_received(Side.DEVICE, State(self.table.phase[row]), kind)
-        if after is None:
+        if (self.table.phase[row], kind) not in _ALLOWED:
+            on_received(
+                Side.DEVICE, State(self.table.phase[row]), kind
+            )  # raises what is wrong with it
             return
         if kind == Kind.MESSAGE:
             self._on_message(row, *self._parse(body, alone))
@@ -332,7 +340,7 @@ class Fleet:
             message = parse_message(body)
             known = (self.ledger.of(message.push_id), message.sent_ns)
             self._parsed[alone or body] = known
-            self.counters.frame_bytes = len(encode(Kind.MESSAGE, body))
+            self.counters.frame_bytes = len(alone or encode(Kind.MESSAGE, body))
         return known
 
     def _on_message(self, row: int, shown: Shown, sent_ns: int) -> None:

@@ -5,22 +5,33 @@ from typing import Final
 _SET_ENTRY_BYTES: Final = 64
 """Memory of one small int in a set, about: decides when a bitmap is the smaller form."""
 
+_NONE: Final[set[int]] = set()
+"""Of nobody; never changed."""
+
 
 class Shown:
-    """The rows that one push was shown on: a set while they are few, then one bit per row."""
+    """The rows that one push was shown on: one by itself (most pushes), a set while they are few, then one bit
+    per row."""
 
-    __slots__ = ("_bits", "_few", "_few_max", "_size", "count", "push_id")
+    __slots__ = ("_bits", "_few", "_few_max", "_first", "_size", "count", "push_id")
 
     def __init__(self, push_id: int, rows: int) -> None:
         self.push_id = push_id
         self.count = 0
         self._size = rows
-        self._few: set[int] = set()
+        self._first = -1
+        self._few: set[int] = _NONE
         self._few_max = max(8, rows // 8 // _SET_ENTRY_BYTES)
         self._bits: bytearray | None = None
 
     def add(self, row: int) -> bool:
         """Mark the row; False if it was marked before."""
+        if not self.count:
+            self._first = row
+            self.count = 1
+            return True
+        if self.count == 1:
+            self._few = {self._first}
         bits = self._bits
         if bits is None:
             if row in self._few:
@@ -44,6 +55,8 @@ class Shown:
 
     def rows(self) -> list[int]:
         """All marked rows, ascending."""
+        if self.count == 1:
+            return [self._first]
         if self._bits is None:
             return sorted(self._few)
         return [

@@ -12,6 +12,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Final, TypeVar
 
+from gateway.api.appending import (
+    APPEND_S,
+    Appending,
+    Outcome,
+    accepted_of,
+    as_it_is,
+    submitted,
+    tenure_of,
+)
 from gateway.api.budget import Budget, Stay
 from gateway.api.order import (
     Accepted,
@@ -27,14 +36,22 @@ from gateway.api.order import (
     size_of,
     split,
 )
-from gateway.api.quota import Excess, Quotas
+from gateway.api.quota import Quotas
+from gateway.api.refused import (
+    Busy,
+    Exceeded,
+    IdempotencyConflict,
+    LogIsFull,
+    Refused,
+    Unavailable,
+)
 from gateway.api.seat import Seat, Tenure
 from gateway.config import Api
 from gateway.metrics import Counter, Histogram
 from gateway.store import keys
 from gateway.store.client import Store
 from gateway.store.clock import StoreClock
-from gateway.store.errors import Fenced, LogFull, ProducerFull, StoreError, StoreUnavailable
+from gateway.store.errors import LogFull, StoreError, StoreUnavailable
 from gateway.store.pushes import (
     Claim,
     Parts,
@@ -43,7 +60,6 @@ from gateway.store.pushes import (
     Winner,
     accept,
     claim_digest,
-    encode_push,
     fanout_done,
     parts_of,
     unknown_devices,
@@ -51,10 +67,8 @@ from gateway.store.pushes import (
 
 T = TypeVar("T")
 
-APPEND_S: Final = 3.0
-"""A push whose append has had no answer for this long is answered with 503. It may arrive."""
 ACCEPT_S: Final = 5.0
-"""The same for a push record, which is tried again and again under one push id."""
+"""A push record is tried again and again under one push id for this long, then answered with 503."""
 FANOUT_S: Final = 2.0
 """The answer waits at most this long for the logs after the accept."""
 NOTED_S: Final = 30.0
@@ -64,38 +78,6 @@ WAITING_BYTES: Final = 64 * 1024 * 1024
 begun for it has ended. A count of pushes alone would not bound memory."""
 _RETRY_MIN_S: Final = 0.02
 _RETRY_MAX_S: Final = 0.5
-
-
-class Refused(Exception):
-    """A push that was not accepted. `push_id` is its trace, 0 if none had been drawn."""
-
-    def __init__(self, push_id: int = 0) -> None:
-        super().__init__(push_id)
-        self.push_id = push_id
-
-
-class Busy(Refused):
-    """The bounded queue in front of the store is full: nothing was taken."""
-
-
-class LogIsFull(Busy):
-    """The log of a partition is full, since nobody shortens it: nothing was taken."""
-
-
-class Unavailable(Refused):
-    """The store gave no answer in time: the push may arrive or not."""
-
-
-class IdempotencyConflict(Refused):
-    """The key belongs to a push with another body; nothing was taken."""
-
-
-class Exceeded(Refused):
-    """The app may not push that much; nothing was taken."""
-
-    def __init__(self, excess: Excess) -> None:
-        super().__init__()
-        self.excess = excess
 
 
 class Intake:
@@ -118,6 +100,7 @@ class Intake:
         self._limits = limits
         self._partitions = partitions
         self._quotas = quotas
+        self._appending = Appending(seat, clock)
         self._homes = itertools.count(time.time_ns() // 1000)
         self._fanouts: set[asyncio.Task[None]] = set()
         self.waiting = Budget(waiting_bytes)
@@ -141,20 +124,51 @@ class Intake:
         self.seconds.observe(time.monotonic() - begun)
         return accepted
 
+    def push_at_once(self, order: Order, outcome: Outcome[T]) -> asyncio.Future[T] | None:
+        """As `push` where one append is all there is to do, which most pushes are, at a fraction of its cost;
+        None for others. The future is what `outcome` makes of it. Raises Refused at once."""
+        begun = time.monotonic()
+        quotas = self._quotas
+        if order.audience or order.idempotency_key or (quotas is not None and quotas.limited):
+            return None
+        sorted_out = split(order.devices, self._partitions)
+        if len(sorted_out.targets) > 1:
+            return None
+
+        def ended(what: Accepted | Exception) -> T:
+            if isinstance(what, Accepted):
+                self.results.add("accepted")
+                self.seconds.observe(time.monotonic() - begun)
+            elif isinstance(what, Refused):
+                self.results.add("refused")
+            return outcome(what)
+
+        try:
+            stay = self._enter(order, 0)
+            try:
+                return self._appending.begin(order, sorted_out, self._any_home(), stay, ended)
+            except Refused:
+                stay.leave()
+                raise
+        except Refused:
+            self.results.add("refused")
+            raise
+
     async def check(self, order: Order, beside: int = 0) -> Accepted:
         """What `push` would answer, without pushing: push id 0."""
         if order.audience:
-            return _accepted(0, order, [])
+            return accepted_of(0, order, [])
         stay = self._enter(order, beside)
         try:
             targets, beyond = split(order.devices, self._partitions)
             unknown = await self._unknown(order, targets)
         finally:
             stay.leave()
-        return _accepted(0, order, _unknown_ids(unknown, beyond))
+        return accepted_of(0, order, _unknown_ids(unknown, beyond))
 
     async def drain(self, wait_s: float) -> None:
         """Wait for fan-outs under way, at most so long; dispatch nodes complete the others."""
+        self._appending.close()
         if self._fanouts:
             _, late = await asyncio.wait(self._fanouts, timeout=wait_s)
             for task in late:
@@ -217,68 +231,18 @@ class Intake:
             sorted_out = split(order.devices, self._partitions)
         if order.idempotency_key or len(sorted_out.targets) > 1:
             return await self._accept_record(order, sorted_out, stay)
-        return await self._accept_append(order, sorted_out, stay), False
-
-    # One partition: one append.
-
-    async def _accept_append(self, order: Order, sorted_out: Split, stay: Stay) -> Accepted:
-        targets, beyond = sorted_out
-        # A push to nobody has no partition of its own; any will do.
-        p, indexes = next(iter(targets.items()), (self._any_home(), b""))
-        tenure = self._tenure()
-        push_id = tenure.ids.draw(self._clock.now_ms(), several=False, partition=p)
-        part = PushPart(
-            push_id,
-            order.app.number,
-            encode_push(
-                push_id,
-                order.app.number,
-                order.ttl_s,
-                audience=order.audience,
-                options=order.options,
-            ),
-            indexes,
-            order.content if targets else b"",
-        )
-        deadline = time.monotonic() + APPEND_S
+        stay.join()
         try:
-            unknown = await self._append(tenure, p, part, deadline, stay)
-        except Fenced:
-            # The same id again under the next lease: a log that has it already folds it once.
-            tenure = await self._next(tenure, part, deadline)
-            try:
-                unknown = await self._append(tenure, p, part, deadline, stay)
-            except Busy:
-                raise Unavailable(push_id) from None  # the first call may have been executed
-        return _accepted(push_id, order, devices_of(p, unknown) + beyond)
-
-    async def _append(
-        self, tenure: Tenure, p: int, part: PushPart, deadline: float, stay: Stay
-    ) -> bytes:
-        """The part's unknown indexes (u32 LE each). Raises Busy, LogIsFull, Unavailable, Fenced."""
-        future = self._submit(tenure, p, part, stay)
-        await _until_done(future, deadline - time.monotonic())
-        if not future.done() or future.cancelled():
-            raise Unavailable(part.push_id)
-        try:
-            return future.result()
-        except LogFull:
-            raise LogIsFull(part.push_id) from None
-
-    async def _next(self, lost: Tenure, part: PushPart, deadline: float) -> Tenure:
-        try:
-            async with asyncio.timeout(deadline - time.monotonic()):
-                return await self._seat.next(lost)
-        except TimeoutError:
-            raise Unavailable(part.push_id) from None
+            home = self._any_home()
+            future = self._appending.begin(order, sorted_out, home, stay, as_it_is)
+        except Refused:
+            stay.leave()
+            raise
+        return await future, False
 
     def _submit(self, tenure: Tenure, p: int, part: PushPart, stay: Stay) -> asyncio.Future[bytes]:
         """The part stays until its call has ended, whoever still waits for it."""
-        size = len(part.push) + len(part.indexes) + len(part.content)
-        try:
-            future = tenure.producer.submit(p, part, size)
-        except ProducerFull:
-            raise Busy(part.push_id) from None
+        future = submitted(tenure, p, part)
         stay.join()
         future.add_done_callback(partial(_settled, stay))
         return future
@@ -298,11 +262,11 @@ class Intake:
             unknown = await self._unknown(order, targets)
             unknown_ids = _unknown_ids(unknown, sorted_out.beyond)
             targets = known_targets(targets, unknown, home)
-        tenure = self._tenure()
+        tenure = tenure_of(self._seat)
         if tenure.producer.waiting + len(targets) > self._limits.queue_max:
             raise Busy
         push_id = tenure.ids.draw(self._clock.now_ms(), several=True, partition=home)
-        answer = _accepted(push_id, order, unknown_ids)
+        answer = accepted_of(push_id, order, unknown_ids)
         record = PushRecord(
             push_id,
             order.app.number,
@@ -390,13 +354,6 @@ class Intake:
         except TimeoutError:
             raise Unavailable(push_id) from None
 
-    def _tenure(self) -> Tenure:
-        tenure = self._seat.current
-        if tenure is None:
-            # Push ids are unique only under a lease that stands.
-            raise Unavailable
-        return tenure
-
     def _any_home(self) -> int:
         return next(self._homes) % self._partitions
 
@@ -405,27 +362,6 @@ def _settled(stay: Stay, future: asyncio.Future[bytes]) -> None:
     stay.leave()
     if not future.cancelled():
         future.exception()  # its caller may have left; an unread exception is no news to anybody
-
-
-async def _until_done(future: asyncio.Future[bytes], limit_s: float) -> None:
-    """Returns when it is done, or after `limit_s`; leaves it alone either way.
-
-    asyncio.timeout would cancel it, and its bytes still wait after us. asyncio.wait does just this
-    for sets of futures at twice the cost, which a hot route notices.
-    """
-    loop = asyncio.get_running_loop()
-    waiter = loop.create_future()
-
-    def wake(_: object = None) -> None:
-        if not waiter.done():
-            waiter.set_result(None)
-
-    future.add_done_callback(wake)
-    timer = loop.call_later(limit_s, wake)
-    try:
-        await waiter
-    finally:
-        timer.cancel()
 
 
 def _checked(winner: Winner, order: Order) -> Accepted:
@@ -441,8 +377,3 @@ def _succeeded(future: asyncio.Future[bytes]) -> bool:
 
 def _unknown_ids(unknown: Mapping[int, bytes], beyond: list[int]) -> list[int]:
     return [device for p, indexes in unknown.items() for device in devices_of(p, indexes)] + beyond
-
-
-def _accepted(push_id: int, order: Order, unknown: list[int]) -> Accepted:
-    count = None if order.audience else len(order.devices) - len(unknown)
-    return Accepted(push_id, count, unknown, order.unknown_segments, order.unknown_accounts)

@@ -16,9 +16,9 @@ from gateway.api.audiences import encoded, notes, refusal, settle
 from gateway.api.bodies import Body
 from gateway.api.credentials import opened
 from gateway.api.errors import MEANINGS, ApiError, Errno
-from gateway.api.intake import Busy, Exceeded, IdempotencyConflict, LogIsFull, Unavailable
 from gateway.api.order import Accepted
 from gateway.api.push_body import Request, parse
+from gateway.api.refused import Busy, Exceeded, IdempotencyConflict, LogIsFull, Unavailable
 from gateway.api.service import Backend, Service
 from gateway.audience import AudienceError
 from gateway.store.errors import StoreUnavailable

@@ -1,7 +1,8 @@
 """What the HTTP routes and the RPC methods stand on."""
 
-from collections.abc import Iterator
-from typing import Final, NamedTuple
+import asyncio
+from collections.abc import Coroutine, Iterator
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from google.protobuf.message import DecodeError
@@ -10,13 +11,14 @@ from gateway.api.audiences import encoded, settle
 from gateway.api.budget import Budget
 from gateway.api.census import Census, Entry
 from gateway.api.errors import ApiError, Errno
-from gateway.api.intake import Busy, Exceeded, IdempotencyConflict, Intake, Refused
+from gateway.api.intake import Intake
 from gateway.api.nodes import Nodes
 from gateway.api.order import Accepted, Order, digest_of
 from gateway.api.peers import Peers
 from gateway.api.push_body import MAX_KEY
 from gateway.api.quota import Quotas
 from gateway.api.recalls import Recalling
+from gateway.api.refused import Busy, Exceeded, IdempotencyConflict, Refused
 from gateway.api.seat import Seat
 from gateway.api.shape import Shape
 from gateway.audience import Audience, AudienceError, Devices
@@ -24,7 +26,7 @@ from gateway.audience_json import from_json
 from gateway.config import Config
 from gateway.metrics import Counter, Sample, encode_stats, process_samples, queue_samples
 from gateway.rpc import RpcError, RpcServer
-from gateway.store.apps import Apps
+from gateway.store.apps import App, Apps
 from gateway.store.client import Store
 from gateway.store.clock import StoreClock
 from gateway.store.errors import StoreUnavailable
@@ -113,7 +115,7 @@ class Service:
         """Method.STATS."""
         return encode_stats("api", self.samples())
 
-    async def push(self, body: bytes) -> bytes:
+    def push(self, body: bytes) -> asyncio.Future[bytes] | Coroutine[Any, Any, bytes]:
         """Method.PUSH: columba.rpc.PushRequest -> PushReply.
 
         RpcError unknown_app, invalid (as it stands, never), conflict (the idempotency key belongs
@@ -124,35 +126,43 @@ class Service:
         if backend is None:
             raise RpcError("unavailable", "the service is starting")
         try:
-            size = len(body)
-            if not self.bodies.take(size):
-                raise Busy
-            try:
-                order = await self._ordered(backend, body)
-            finally:
-                self.bodies.give(size)
-            del body  # the order has what it needs; the push may wait for long
-            accepted = await backend.intake.push(order)
-        except Exceeded as error:
-            said = f"beyond {error.excess.limit}, again after {error.excess.retry_ms} ms"
-            raise RpcError("exceeded", f"the app's {error.excess.quota} quota: {said}") from None
-        except Busy:
-            raise RpcError("busy", "too many pushes wait for the store") from None
-        except IdempotencyConflict:
-            raise RpcError("conflict", "another push was made with this idempotency key") from None
-        except (Refused, StoreUnavailable):
-            raise RpcError("unavailable", "the store does not answer") from None
-        return _reply(accepted)
-
-    async def _ordered(self, backend: Backend, body: bytes) -> Order:
-        try:
             request = rpc_pb2.PushRequest.FromString(body)
             device_pb2.Content.FromString(request.content)
         except DecodeError:
             raise RpcError("invalid", "not a PushRequest with a Content") from None
-        app = backend.apps.get(request.app) or await backend.apps.find(request.app)
-        if app is None:
-            raise RpcError("unknown_app", "there is no such app")
+        app = backend.apps.get(request.app)
+        if app is not None and not request.audience:
+            order, _ = self._ordered(request, app)
+            try:
+                future = backend.intake.push_at_once(order, _told)
+            except Refused as refused:
+                raise _as_rpc_error(refused) from None
+            if future is not None:
+                return future
+        return self._push(backend, request, len(body))
+
+    async def _push(self, backend: Backend, request: rpc_pb2.PushRequest, size: int) -> bytes:
+        """As `push`, where something has to be looked up first, or more than one append is needed."""
+        try:
+            if not self.bodies.take(size):
+                raise Busy
+            try:
+                app = backend.apps.get(request.app) or await backend.apps.find(request.app)
+                if app is None:
+                    raise RpcError("unknown_app", "there is no such app")
+                order, tree = self._ordered(request, app)
+                if tree is not None:
+                    order = await self._settled(backend, order, tree)
+            finally:
+                self.bodies.give(size)
+            del request  # the order has what it needs; the push may wait for long
+            accepted = await backend.intake.push(order)
+        except (Refused, StoreUnavailable) as error:
+            raise _as_rpc_error(error) from None
+        return _reply(accepted)
+
+    def _ordered(self, request: rpc_pb2.PushRequest, app: App) -> tuple[Order, Audience | None]:
+        """(order, tree to be settled). Raises RpcError."""
         tree, devices = _whom(request)
         shape = Shape(request.speed, request.holdout, request.priority, request.collapse_key)
         self._check(request, tree, len(devices), shape)
@@ -176,7 +186,7 @@ class Service:
             digest,
             options=shape.options(self.config.api.inbox_cap),
         )
-        return order if tree is None else await self._settled(backend, order, tree)
+        return order, tree
 
     async def _settled(self, backend: Backend, order: Order, tree: Audience) -> Order:
         limit = self.config.api.max_devices
@@ -223,6 +233,26 @@ def _whom(request: rpc_pb2.PushRequest) -> tuple[Audience | None, list[int]]:
     if isinstance(tree, Devices) and not devices:
         return None, list(tree.ids)
     return tree, devices
+
+
+def _told(ended: Accepted | Exception) -> bytes:
+    if isinstance(ended, Accepted):
+        return _reply(ended)
+    if isinstance(ended, Refused | StoreUnavailable):
+        raise _as_rpc_error(ended)
+    raise ended
+
+
+def _as_rpc_error(error: Refused | StoreUnavailable) -> RpcError:
+    match error:
+        case Exceeded(excess=excess):
+            said = f"beyond {excess.limit}, again after {excess.retry_ms} ms"
+            return RpcError("exceeded", f"the app's {excess.quota} quota: {said}")
+        case Busy():
+            return RpcError("busy", "too many pushes wait for the store")
+        case IdempotencyConflict():
+            return RpcError("conflict", "another push was made with this idempotency key")
+    return RpcError("unavailable", "the store does not answer")
 
 
 def _reply(accepted: Accepted) -> bytes:

@@ -39,6 +39,8 @@ PRECEDENCE: Final = (
     (EXPIRED, "expired"),
 )
 """States of the law that can occur but for `pending`, the strongest first."""
+_SETTLED: Final = sum(1 << mark for mark, _ in PRECEDENCE)
+"""Bits of the marks that say: not pending any more."""
 EFFECTS: Final = ((DISPLAYED, "displayed"), (CLICKED, "clicked"), (DISMISSED, "dismissed"))
 """What is counted beside the law."""
 _IMPLY_RECEIVED: Final = frozenset({DISPLAYED, CLICKED, DISMISSED})
@@ -126,14 +128,14 @@ class Single:
             self.marks |= 1 << mark
 
     def is_pending(self, index: int) -> bool:
-        return index == self.index and not any(self.marks >> m & 1 for m, _ in PRECEDENCE)
+        return index == self.index and not self.marks & _SETTLED
 
     def pending(self) -> BitMap:
         return BitMap((self.index,)) if self.is_pending(self.index) else BitMap()
 
     @property
     def final(self) -> bool:
-        return not self.is_pending(self.index)
+        return bool(self.marks & _SETTLED)
 
     def counts(self) -> Iterator[tuple[str, int]]:
         """(state, devices) of the law and the effects, and `targeted`; campaigns also `held_out`."""

@@ -205,7 +205,7 @@ class Transmission:
             if send.push.push_id in self._partition.controls.paused:
                 withdrawn.append(send)
             elif self._sending.is_open(send.push):
-                due.append(queued._replace(send=self._still_due(queued)))
+                due.append(self._still_due(queued))
         if withdrawn:
             self.queue(self._sending.on_withdrawn(withdrawn, time.monotonic()))
         if due:
@@ -226,21 +226,27 @@ class Transmission:
             found |= await contents.load(self._partition.number, list(missing.values()))
         return found
 
-    def _still_due(self, queued: _Queued) -> Send:
+    def _still_due(self, queued: _Queued) -> _Queued:
         """Without devices for which it was decided anew, or that need it no more."""
         send = queued.send
         push, devices = send.push, send.devices
         if push.ttl_s:  # else this is the one attempt
-            devices = devices - self._overtaken.of(queued.number, devices)
+            overtaken = self._overtaken.of(queued.number, devices)
+            if overtaken:
+                devices = devices - overtaken
         if isinstance(push, Campaign) and (PERSONAL in push.marks or REPLACED in push.marks):
             devices = devices & push.pending()
-        return send._replace(devices=devices)
+        return (
+            queued
+            if devices is send.devices
+            else queued._replace(send=send._replace(devices=devices))
+        )
 
     def _begin_anew(self, queued: _Queued) -> Iterable[tuple[_Queued, bool]]:
         """(part of a send, is it a new beginning for its devices?)"""
         send = queued.send
         anew = self._sending.anew[send.push.priority]
-        first = send.devices & anew
+        first = send.devices & anew if anew else anew
         if not first:
             yield queued, False
             return

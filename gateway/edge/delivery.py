@@ -1,6 +1,7 @@
 """Down: `deliver` of a dispatch node turned into writes, in slices of at most 2 ms.
 
-One encode (done by the node), then one write for each connection. The reply names the devices that
+One encode (done by the node), then one write for each connection; messages to the same devices that
+come together share it. The reply names the devices that
 were not there, or whose output is full; they stay pending at the node.
 
 Order. A device that refused a message gets no later one of its lane either, until the node, which has
@@ -13,7 +14,7 @@ import asyncio
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Final, NamedTuple
 
@@ -34,6 +35,8 @@ _STRIDE: Final = 64
 """Rows between two looks at the clock."""
 _QUANTUM: Final = 1
 """Strides that the low lane may use in a round: a high deliver waits for one stride of a campaign."""
+_TOGETHER_BYTES: Final = 8192
+"""Messages to the same devices share a write up to this size: several of them fit the buffer of a socket."""
 _MESSAGE: Final = bytes((Kind.MESSAGE,))
 _NOBODY: Final = BitMap()
 Hold = Callable[[int, Item], bool]
@@ -173,37 +176,46 @@ class Delivery:
     def _work(self, request: rpc_pb2.Deliver, future: "asyncio.Future[bytes]") -> Iterator[None]:
         """Send all deliveries of a request; yields every few rows."""
         reply = rpc_pb2.Delivered()
-        p, priority = request.partition, request.priority
-        for number, delivery in enumerate(request.deliveries):
-            is_message = delivery.frame[:1] == _MESSAGE
-            message = Item(priority if is_message else CONTROL, delivery.push_id, delivery.frame)
-            part = _Part(p, message, delivery.restart, array("I"), array("I"))
-            yield from self._send(delivery, part)
-            self._note_refusals(part)
-            if part.gone or part.slow:
-                refused = rpc_pb2.Refused(delivery=number, gone=part.gone, slow=part.slow)
-                reply.refused.append(refused)
+        for run in _runs(request.deliveries):
+            parts = [_part(request, number) for number in run]
+            yield from self._send(request.deliveries[run[0]], parts)
+            for number, part in zip(run, parts, strict=True):
+                self.gone_total += len(part.gone)
+                self.slow_total += len(part.slow)
+                if part.gone or part.slow:
+                    refused = rpc_pb2.Refused(delivery=number, gone=part.gone, slow=part.slow)
+                    reply.refused.append(refused)
         if not future.done():
             future.set_result(reply.SerializeToString())
 
-    def _note_refusals(self, part: _Part) -> None:
-        self.gone_total += len(part.gone)
-        self.slow_total += len(part.slow)
-
-    def _send(self, delivery: rpc_pb2.Delivery, part: _Part) -> Iterator[None]:
-        p, message = part.partition, part.message
-        if message.push_id in self._recalls:
-            self.recalled_total += 1
+    def _send(self, delivery: rpc_pb2.Delivery, parts: Sequence[_Part]) -> Iterator[None]:
+        """All parts go to the devices of this delivery; they are one, or have a bitmap."""
+        p = parts[0].partition
+        wanted_parts = self._not_recalled(parts)
+        self.recalled_total += len(parts) - len(wanted_parts)
+        if not wanted_parts:
             return
         if not delivery.bitmap:
-            yield from self._send_to_few(delivery.index, part)
+            yield from self._send_to_few(delivery.index, wanted_parts[0])
             return
         wanted = BitMap.deserialize(delivery.bitmap)
         if p in self._table.arriving:
-            self._send_early(wanted, part)
+            later = wanted
+            for part in wanted_parts:
+                later = wanted.copy()
+                self._send_early(later, part)
+            wanted = later
         here = wanted & self._table.here.get(p, _NOBODY)
-        part.gone.extend(wanted - here)
-        yield from self._send_to_many(here, part)
+        gone = wanted - here
+        for part in wanted_parts:
+            part.gone.extend(gone)
+        yield from self._send_to_many(here, wanted_parts)
+
+    def _not_recalled(self, parts: Sequence[_Part]) -> Sequence[_Part]:
+        recalls = self._recalls
+        if not recalls:
+            return parts
+        return [part for part in parts if part.message.push_id not in recalls]
 
     def _not_admitted(self, devices: Iterable[int], part: _Part) -> BitMap:
         """Those who may not get it now; with `restart` nobody, and what follows may go again.
@@ -254,28 +266,33 @@ class Delivery:
                     self._refuse(index, part)
             yield
 
-    def _send_to_many(self, here: BitMap, part: _Part) -> Iterator[None]:
-        """Written on the spot, a stride at a time."""
-        p, message = part.partition, part.message
+    def _send_to_many(self, here: BitMap, parts: Sequence[_Part]) -> Iterator[None]:
+        """Written on the spot, a stride at a time: all parts in one write for each connection."""
+        p, first = parts[0].partition, parts[0]
         rows = self._table.rows.get(p, {})
         indexes = iter(here)
         while stride := list(islice(indexes, _STRIDE)):
-            if message.push_id in self._recalls:
+            parts = self._not_recalled(parts)
+            if not parts:
                 return
-            barred = self._not_admitted(stride, part)
+            # The others bar nobody else: they have the lane of the first, and no restart.
+            barred = self._not_admitted(stride, first)
             if barred:
                 stride = [index for index in stride if index not in barred]
-                for index in barred:
-                    self._refuse(index, part)
+                for part in parts:
+                    for index in barred:
+                        self._refuse(index, part)
             # Between two strides rows come and go.
-            fds = [rows[index] for index in stride if index in rows]
+            fds = [fd for fd in map(rows.get, stride) if fd is not None]
             gone_meanwhile = len(stride) - len(fds)
-            full = self._reactor.broadcast(fds, message)
-            if full:
-                for index in [index for index in stride if rows.get(index) in full]:
+            full = self._reactor.broadcast(fds, [part.message for part in parts])
+            for number, part in enumerate(parts) if full else ():
+                behind = {fd for fd, taken in full.items() if taken <= number}
+                for index in [index for index in stride if rows.get(index) in behind]:
                     self._refuse(index, part)
-            self.messages_total += len(fds) - len(full)
-            self.gone_total += gone_meanwhile  # their end of session tells the node
+                self.messages_total -= len(behind)
+            self.messages_total += len(fds) * len(parts)
+            self.gone_total += gone_meanwhile * len(parts)  # their end of session tells the node
             yield
 
     def _send_early(self, wanted: BitMap, part: _Part) -> None:
@@ -299,3 +316,33 @@ class Delivery:
 
 def _devices_of(delivery: rpc_pb2.Delivery) -> BitMap:
     return BitMap.deserialize(delivery.bitmap) if delivery.bitmap else BitMap(delivery.index)
+
+
+def _runs(deliveries: Sequence[rpc_pb2.Delivery]) -> Iterator[list[int]]:
+    """Numbers of deliveries, in order: those that go to the same many devices, one behind the other, in one
+    list. Redis and NATS write what has gathered for a connection at once, too: it is the system call that costs.
+    """
+    run: list[int] = []
+    size = 0
+    before = b""
+    for number, delivery in enumerate(deliveries):
+        size += len(delivery.frame)
+        alike = delivery.bitmap and delivery.bitmap == before and _is_message(delivery)
+        if run and not (alike and not delivery.restart and size <= _TOGETHER_BYTES):
+            yield run
+            run, size = [], len(delivery.frame)
+        run.append(number)
+        before = delivery.bitmap if _is_message(delivery) else b""
+    if run:
+        yield run
+
+
+def _part(request: rpc_pb2.Deliver, number: int) -> _Part:
+    delivery = request.deliveries[number]
+    lane = request.priority if _is_message(delivery) else CONTROL
+    message = Item(lane, delivery.push_id, delivery.frame)
+    return _Part(request.partition, message, delivery.restart, array("I"), array("I"))
+
+
+def _is_message(delivery: rpc_pb2.Delivery) -> bool:
+    return delivery.frame[:1] == _MESSAGE

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from gateway.api.errors import MEANINGS, ApiError, Errno
-from gateway.api.intake import Busy, Exceeded, IdempotencyConflict, Unavailable
 from gateway.api.push_route import as_api_error
 from gateway.api.quota import DAY_MS, Excess
+from gateway.api.refused import Busy, Exceeded, IdempotencyConflict, Unavailable
 from gateway.config import Config
 from gateway.metrics import HELP
 from gateway.store.errors import StoreUnavailable

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from gateway.api import appending
 from gateway.api import intake as intake_module
 from gateway.api import seat as seat_module
-from gateway.api.intake import WAITING_BYTES, Busy, IdempotencyConflict, Intake, Unavailable
+from gateway.api.intake import WAITING_BYTES, Intake
 from gateway.api.order import Order, size_of
+from gateway.api.refused import Busy, IdempotencyConflict, Unavailable
 from gateway.api.seat import Seat
 from gateway.api.shape import Shape
 from gateway.config import Api
@@ -337,7 +339,7 @@ async def test_a_lost_reply_makes_no_second_push(
 async def test_a_frozen_store_is_unavailable_and_what_waits_comes_later_once(
     server: StoreServer, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake_module, "APPEND_S", 0.2)
+    monkeypatch.setattr(appending, "APPEND_S", 0.2)
     monkeypatch.setattr(intake_module, "ACCEPT_S", 0.2)
     async with desk(server.url) as one:
         with server.frozen():

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
+from gateway.api import appending, listen
 from gateway.api import intake as intake_module
-from gateway.api import listen
 from gateway.api import process as process_module
 from gateway.api import seat as seat_module
 from gateway.api.errors import Errno
@@ -158,7 +158,7 @@ async def logs_of(server: StoreServer) -> dict[int, list[Any]]:
 def test_a_store_that_is_killed_and_comes_back(
     tmp_path: Path, server: StoreServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake_module, "APPEND_S", 0.3)
+    monkeypatch.setattr(appending, "APPEND_S", 0.3)
     monkeypatch.setattr(intake_module, "ACCEPT_S", 0.3)
     stage = Stage(config(tmp_path, lease_s=1.0), server.url).start()
     key = open_app(stage)

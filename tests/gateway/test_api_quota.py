@@ -315,11 +315,15 @@ def test_over_rpc(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
         ttl_s=60,
     )
     body = request.SerializeToString()
-    assert rpc_pb2.PushReply.FromString(scene.stage.do(scene.stage.service.push(body))).push_id
+
+    async def push(body: bytes) -> bytes:
+        return await scene.stage.service.push(body)
+
+    assert rpc_pb2.PushReply.FromString(scene.stage.do(push(body))).push_id
     with pytest.raises(RpcError) as caught:
-        scene.stage.do(scene.stage.service.push(body))
+        scene.stage.do(push(body))
     assert (
         caught.value.code == "exceeded" and "day quota: beyond 1, again after" in caught.value.text
     )
     request.app = "other"
-    scene.stage.do(scene.stage.service.push(request.SerializeToString()))
+    scene.stage.do(push(request.SerializeToString()))

@@ -1,7 +1,7 @@
 """Delivers of dispatch nodes, on a table of rows and a recorder for their output."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -43,8 +43,17 @@ class Output(ReactorRecorder):
             return True
         return super().offer(fd, message)
 
-    def broadcast(self, fds: Iterable[int], message: Item) -> list[int]:
-        return [fd for fd in fds if not self.offer(fd, message)]
+    broadcasts = 0
+
+    def broadcast(self, fds: Iterable[int], messages: Sequence[Item]) -> dict[int, int]:
+        self.broadcasts += 1
+        full: dict[int, int] = {}
+        for fd in fds:
+            for taken, each in enumerate(messages):
+                if not self.offer(fd, each):
+                    full[fd] = taken
+                    break
+        return full
 
 
 class Rig:
@@ -102,6 +111,86 @@ async def test_who_is_not_there_and_who_is_full_is_named(to) -> None:  # type: i
     assert [rig.stage.take(fd) for fd in (5, 6, 7)] == [b"", b"", b""]
     counts = rig.delivery
     assert (counts.messages_total, counts.gone_total, counts.slow_total) == (2, 2, 1)
+
+
+async def test_messages_to_the_same_devices_share_a_write() -> None:
+    rig = Rig()
+    rig.stage.open(4, device=7)
+    rig.stage.open(5, device=8)
+    frames = [message(n) for n in range(1, 6)]
+    deliveries = [(frame, bitmap(7, 8, 9)) for frame in frames]
+    gone = [(number, [9], []) for number in range(5)]
+    assert await rig.run(0, *deliveries) == gone
+    assert rig.output.broadcasts == 1 and rig.delivery.messages_total == 10
+    assert rig.stage.take(4) == rig.stage.take(5) == b"".join(frames)
+    large = message(6, "x" * (delivery_module._TOGETHER_BYTES // 2))
+    assert await rig.run(0, *[(large, bitmap(7, 8))] * 3) == []
+    assert rig.output.broadcasts == 4, "as much as the buffer of a socket takes in any case"
+
+
+class Narrow(Output):
+    """Each connection takes so many messages."""
+
+    def __init__(self, room: dict[int, int]) -> None:
+        super().__init__()
+        self.room = room
+
+    def offer(self, fd: int, message: Item) -> bool:
+        if message.priority != CONTROL:
+            if not self.room[fd]:
+                return False
+            self.room[fd] -= 1
+        return super().offer(fd, message)
+
+
+_TO = st.sampled_from([bitmap(1, 2), bitmap(1, 2, 3), bitmap(3, 4)])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(_TO, st.booleans(), st.booleans(), st.booleans()), max_size=8),
+    st.lists(st.integers(0, 6), min_size=3, max_size=3),
+)
+def test_those_that_share_a_write_are_refused_as_if_each_had_come_alone(
+    told: list[tuple[bytes, bool, bool, bool]], room: list[int]
+) -> None:
+    def outcome(apart: bool) -> object:
+        rig = Rig()
+        rig.output = Narrow(dict(zip((4, 5, 6), room, strict=True)))
+        rig.stage.reactor = rig.stage.sessions.reactor = rig.output  # type: ignore[assignment]
+        rig.delivery = rig._delivery()
+        for fd, device in ((4, 1), (5, 2), (6, 3)):
+            rig.stage.open(fd, device=device)
+        rig.stage.table.fresh.clear()
+        rig.stage.sessions.recall([Recall(99, 1, NOW_MS + 1000)])
+        deliveries = [
+            rpc_pb2.Delivery(
+                frame=recall_frame(n) if is_recall else message(n),
+                bitmap=to,
+                restart=restart,
+                push_id=99 if recalled else n,
+            )
+            for n, (to, restart, recalled, is_recall) in enumerate(told)
+        ]
+
+        async def run() -> list[tuple[int, list[int], list[int]]]:
+            if not apart:
+                return await refusals(rig, request(0, *deliveries))
+            found = []
+            for n, delivery in enumerate(deliveries):
+                for _, gone, slow in await refusals(rig, request(0, delivery)):
+                    found.append((n, gone, slow))
+            return found
+
+        refused = asyncio.run(run())
+        counted = (
+            rig.delivery.messages_total,
+            rig.delivery.slow_total,
+            rig.delivery.recalled_total,
+        )
+        return refused, counted, [rig.stage.take(fd) for fd in (4, 5, 6)]
+
+    assert outcome(apart=False) == outcome(apart=True)
 
 
 @both

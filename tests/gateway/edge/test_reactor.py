@@ -202,7 +202,7 @@ async def test_output_that_does_not_fit_goes_on_in_order_when_the_peer_reads(way
                 case "offer":
                     assert stage.reactor.offer(fd, Item(NORMAL, 1, part))
                 case "broadcast":
-                    assert stage.reactor.broadcast([fd], Item(NORMAL, 1, part)) == []
+                    assert stage.reactor.broadcast([fd], [Item(NORMAL, 1, part)]) == {}
             if n % 10 == 0:
                 await asyncio.sleep(0)  # several turns
         await until(lambda: stage.reactor.unsent_bytes)
@@ -219,7 +219,7 @@ async def test_a_connection_whose_output_is_full_gets_no_more(way: str) -> None:
     def offered(fd: int, data: bytes) -> bool:
         if way == "offer":
             return stage.reactor.offer(fd, Item(NORMAL, 1, data))
-        return not stage.reactor.broadcast([fd], Item(NORMAL, 1, data))
+        return not stage.reactor.broadcast([fd], [Item(NORMAL, 1, data)])
 
     with wires(output_cap=100_000) as stage:
         peer = stage.connect(receive_buffer=32_768)
@@ -273,7 +273,7 @@ async def test_writing_to_a_peer_that_has_gone_closes_the_connection() -> None:
         for peer in peers:
             reset(peer)
         stage.reactor.send(fds[0], b"x")
-        stage.reactor.broadcast(fds[1:], Item(NORMAL, 1, b"x"))
+        stage.reactor.broadcast(fds[1:], [Item(NORMAL, 1, b"x")])
         await until(lambda: sorted(stage.handler.closed) == sorted(fds))
 
 
