@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: setup demo test faults check format proto clean bench-audience bench-snapshot bench-peers
+.PHONY: setup demo test faults check format proto clean bench bench-audience bench-snapshot bench-peers
 
 setup: $(VENV)/.ready
 
@@ -41,6 +41,10 @@ format: setup
 # grpcio-tools is pinned: code of newer generators does not load on protobuf 6.x runtimes.
 proto: setup
 	$(BIN)/python -m protocol.schema.generate
+
+# Every measurement in its short form, 3 minutes on two cores. ARGS="--output new.json --compare old.json --json"
+bench: setup
+	$(BIN)/python -m loadtest bench $(ARGS)
 
 # What counting and selecting cost over a billion devices. Takes two cores for 20 s and 1 GiB of memory.
 bench-audience: setup

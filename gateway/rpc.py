@@ -1,14 +1,8 @@
 """Request and response between our own processes, over a unix socket or TCP.
 
-Frames are those of `protocol.frames`; the bodies are columba.rpc messages. Many calls share one
-connection, each with a deadline; what waits is bounded; a client reconnects by itself. A unix socket is
-guarded by its mode (0600); TCP by a mutual HMAC challenge on the deployment's secret.
-
-    0x21 REQUEST    id (u32 LE), method (u8), body
-    0x22 RESPONSE   id (u32 LE), body
-    0x23 ERROR      id (u32 LE), error code, ':', text
-    0x24 CHALLENGE  16 random bytes, server to client, first frame on TCP
-    0x25 PROOF      client: 16 random bytes + HMAC; server: HMAC over both, the other way round
+Frames are those of `protocol.rpc_frames`. Many calls share one connection, each with a deadline; what
+waits is bounded; a client reconnects by itself. A unix socket is guarded by its mode (0600); TCP by a
+mutual HMAC challenge on the deployment's secret.
 """
 
 import asyncio
@@ -16,10 +10,8 @@ import hmac
 import os
 import random
 import secrets
-import struct
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from enum import IntEnum
 from functools import partial
 from typing import Any, Final, cast
 
@@ -28,40 +20,25 @@ import structlog
 from protocol.codes import CloseCode
 from protocol.errors import RemoteProtocolError
 from protocol.frames import Frame, FrameBuffer, encode
+from protocol.rpc_frames import ANSWER_HEAD as _ID
+from protocol.rpc_frames import CHALLENGE as _CHALLENGE
+from protocol.rpc_frames import ERROR as _ERROR
+from protocol.rpc_frames import MAX_BODY, Method
+from protocol.rpc_frames import PROOF as _PROOF
+from protocol.rpc_frames import REQUEST as _REQUEST
+from protocol.rpc_frames import REQUEST_HEAD as _HEAD
+from protocol.rpc_frames import RESPONSE as _RESPONSE
+
+__all__ = ["MAX_BODY", "Handler", "Method", "RpcClient", "RpcError", "RpcServer", "RpcUnavailable"]
 
 _log = structlog.get_logger("columba.rpc")
 
-_REQUEST, _RESPONSE, _ERROR, _CHALLENGE, _PROOF = 0x21, 0x22, 0x23, 0x24, 0x25
-_HEAD: Final = struct.Struct("<IB")
-_ID: Final = struct.Struct("<I")
 _NONCE: Final = 16
-MAX_BODY: Final = 16 * 1024 * 1024
-"""A deliver with a content of 64 KiB for many devices stays far below; more is a defect."""
 _MAX_OPEN: Final = 10_000
 _MAX_BUFFERED: Final = 32 * 1024 * 1024
 _RECONNECT_MIN_S: Final = 0.05
 _RECONNECT_MAX_S: Final = 1.0
 _AUTH_S: Final = 5.0
-
-
-class Method(IntEnum):
-    DELIVER = 1
-    REPLACED = 2
-    COUNTS = 3
-    DEVICE = 4
-    PUSH = 5
-    STATS = 6
-    AUDIENCE = 7
-    TAG = 8
-    CUT = 9
-    CONTROL = 10
-    ACCOUNT = 11
-    HOLDER = 12
-    LOOKUP = 13
-    PERMIT = 14
-    LEDGER = 15
-    RECALLS = 16
-    DEPART = 17
 
 
 class RpcError(Exception):

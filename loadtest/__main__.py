@@ -93,17 +93,18 @@ def fanout(
 def single(
     context: typer.Context,
     *,
-    rate: Annotated[float, typer.Option(min=0.1, help="Pushes a second.")] = 200.0,
+    rate: Annotated[float, typer.Option(min=0.1, help="Pushes a second, for latency.")] = 1000.0,
     seconds: Annotated[float, typer.Option(min=0.1, max=3600)] = 10.0,
-    devices: Annotated[int, typer.Option(min=1)] = 200,
+    devices: Annotated[int, typer.Option(min=1, help="For latency.")] = 1000,
+    pushes: Annotated[int, typer.Option(min=0, help="For throughput; 0: leave it out.")] = 50_000,
     edges: Edges = 2,
     as_json: AsJson = False,
 ) -> None:
-    """Latency of pushes to single devices, above the bare hop through the store."""
+    """Pushes to single devices: latency above the bare hop through the store, and throughput."""
     with _setting(context, edges, "single", as_json=as_json) as (service, view):
-        from loadtest.single import measure_single
+        from loadtest.single import measure_both
 
-        result = measure_single(service, rate, seconds, devices, view)
+        result = measure_both(service, rate, seconds, devices, pushes, view)
         view.finish(result)
         if result["lost"] or result["duplicates"] or result["strays"]:
             raise typer.Exit(_FAILED)
@@ -213,7 +214,7 @@ def million(
     as_json: AsJson = False,
 ) -> None:
     """All the connections that the machine holds: connect, rest, a push to all, one to a tenth."""
-    from loadtest.many import PER_EDGE
+    from loadtest.engine.scenario import PER_EDGE
 
     edges = max(2, -(-devices // PER_EDGE))
     with _setting(context, edges, "million", as_json=as_json) as (service, view):
@@ -226,11 +227,39 @@ def million(
 
 
 @app.command()
+def bench(
+    context: typer.Context,
+    *,
+    output: Annotated[Path | None, typer.Option(help="Write the result there, as JSON.")] = None,
+    compare: Annotated[Path | None, typer.Option(help="Tell it beside this older one.")] = None,
+    of: Annotated[
+        Path | None, typer.Option(help="A result that is there already; nothing is measured.")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0, max=1000, help="Percent of a change that are noise.")
+    ] = 10.0,
+    as_json: AsJson = False,
+) -> None:
+    """Every measurement in its short form, in three minutes; or beside an older result."""
+    if context.obj is not None:
+        raise typer.BadParameter(
+            "bench starts services of its own: leave out the options before the command"
+        )
+    with _told("bench", as_json=as_json) as view:
+        from loadtest.bench import command
+
+        code = command.bench(view, output, compare, of, tolerance / 100)
+    raise typer.Exit(code)
+
+
+@app.command()
 def run(
     context: typer.Context,
     scenario: Annotated[
         str,
-        typer.Argument(help="A ready scenario (connect, fanout, single, storm, soak) or a file."),
+        typer.Argument(
+            help="A ready scenario (connect, fanout, single, storm, million, soak) or a file."
+        ),
     ],
     *,
     settings: Annotated[

@@ -1,14 +1,15 @@
-"""The app server's side: pushes over HTTP, one keep-alive connection, the standard library only."""
+"""The app server's side: pushes over HTTP, one keep-alive connection."""
 
-import http.client
 import json
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from http.client import HTTPException
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
+from loadtest.kept_http import KeptConnection
 from loadtest.service import Service
 
 _TIMEOUT_S: Final = 30.0
@@ -16,9 +17,6 @@ _RETRIES: Final = 20
 _LONGEST_WAIT_S: Final = 2.0
 _AWAY_S: Final = 0.25
 """Until what was unavailable is tried again."""
-IDLE_S: Final = 2.0
-"""A connection that rested longer is not used again: servers close idle ones (uvicorn after 5 s), and
-a push that meets the close may or may not have been accepted."""
 
 STATES: Final = (
     "received",
@@ -74,10 +72,7 @@ class ApiClient:
     def __init__(self, service: Service) -> None:
         url = urlsplit(service.api)
         assert url.hostname is not None, "the ready line gives a whole address"
-        self._connection = http.client.HTTPConnection(
-            url.hostname, url.port or 80, timeout=_TIMEOUT_S
-        )
-        self._used_at = time.monotonic()
+        self._connection = KeptConnection(url.hostname, url.port or 80, _TIMEOUT_S)
         self._path = f"/v1/apps/{service.app}/"
         self._headers = {
             "Authorization": f"Bearer {service.api_key}",
@@ -142,24 +137,19 @@ class ApiClient:
         raise ApiFailed(f"the API told us to wait {_RETRIES} times", 503)
 
     def _request(self, method: str, path: str, body: bytes | None) -> dict[str, Any]:
-        if time.monotonic() - self._used_at > IDLE_S:
-            self._connection.close()
-        self._used_at = time.monotonic()
         try:
-            self._connection.request(method, path, body, self._headers)
-            response = self._connection.getresponse()
-            raw = response.read()
-        except (OSError, http.client.HTTPException) as error:
-            self._connection.close()
+            self._connection.send(method, path, body, self._headers)
+            answer = self._connection.answer()
+        except (OSError, HTTPException) as error:
             raise ApiFailed(f"{method} {path}: {error!r}") from error
-        if response.status in (429, 503):
-            told = response.headers.get("Retry-After", "")
+        if answer.status in (429, 503):
+            told = answer.retry_after
             raise _Wait(min(_LONGEST_WAIT_S, float(told) if told.isdecimal() else 0.25))
-        if response.status not in (200, 202):
-            said = raw[:500].decode(errors="replace")
-            raise ApiFailed(f"{method} {path}: {response.status} {said}", response.status)
-        answer: dict[str, Any] = json.loads(raw)
-        return answer
+        if answer.status not in (200, 202):
+            said = answer.body[:500].decode(errors="replace")
+            raise ApiFailed(f"{method} {path}: {answer.status} {said}", answer.status)
+        told_us: dict[str, Any] = json.loads(answer.body)
+        return told_us
 
     def __enter__(self) -> Self:
         return self

@@ -4,6 +4,7 @@ import time
 from contextlib import ExitStack
 from typing import Any, Final
 
+from loadtest.control import side_by_side
 from loadtest.fleet import Plan
 from loadtest.fleet_process import FleetProcess
 from loadtest.links import loopback_source
@@ -19,12 +20,11 @@ def measure_connect(service: Service, devices: int, in_flight: int, view: View) 
     """Seconds from the first connect to the last WELCOME, both times. Raises ChildFailed."""
     with ExitStack() as stack:
         shares = [min(_PER_PROCESS, devices - at) for at in range(0, devices, _PER_PROCESS)]
-        fleets = [
-            stack.enter_context(
-                FleetProcess(_plan(service, number, share, in_flight // len(shares) or 1))
-            )
+        plans = [
+            _plan(service, number, share, in_flight // len(shares) or 1)
             for number, share in enumerate(shares)
         ]
+        fleets = side_by_side((FleetProcess(plan, wait=False) for plan in plans), stack)
         seconds = _dial(fleets, view, "registering", devices)
         _leave(service, fleets, view)
         token_seconds = _dial(fleets, view, "coming back with tokens", devices)

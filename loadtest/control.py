@@ -11,12 +11,17 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
+from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from loadtest.launch import end_with_parent
 
 _STOP_S: Final = 5.0
+_START_S: Final = 30.0
+_AT_A_TIME: Final = 8
+"""Children that come up at any time: more would only share the cores, and be slower one by one."""
 _MAX_READ: Final = 1 << 16
 
 
@@ -62,7 +67,10 @@ class Commands:
 class Child:
     """The parent's end: `python -m module`, started, called, stopped. Not for several threads."""
 
-    def __init__(self, module: str, **config: Any) -> None:
+    def __init__(self, module: str, *, wait: bool = True, **config: Any) -> None:
+        """`config` is what the child is started with. Without `wait` it comes up while the caller does something
+        else; `wait_started` is then the first thing to be called. Raises ChildFailed.
+        """
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
@@ -76,11 +84,19 @@ class Child:
         self._last_id = 0
         self._module = module
         self.pid = self._process.pid
+        self.started: dict[str, Any] = {}
+        """What it answered to its configuration."""
         try:
-            self.started = self.call("start", **config)
+            self._start = self.send("start", **config)
+            if wait:
+                self.wait_started()
         except BaseException:
             self.close()
             raise
+
+    def wait_started(self) -> None:
+        """Raises ChildFailed if it does not come up."""
+        self.started = self.collect(self._start, _START_S)
 
     def call(self, do: str, timeout_s: float = 30.0, **arguments: Any) -> dict[str, Any]:
         """Send one command and wait for its answer. Raises ChildFailed."""
@@ -144,6 +160,26 @@ class Child:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+ChildT = TypeVar("ChildT", bound=Child)
+
+
+def side_by_side(begun: Iterable[ChildT], stack: ExitStack) -> list[ChildT]:
+    """Children that were made without `wait`, all of them up. Some come up while the next are made.
+
+    Each is ended with the stack. A thread for each would not do: a child is killed when the
+    thread that started it ends. Raises ChildFailed.
+    """
+    children: list[ChildT] = []
+    for number, child in enumerate(begun):
+        stack.enter_context(child)
+        children.append(child)
+        if number >= _AT_A_TIME - 1:
+            children[number - _AT_A_TIME + 1].wait_started()
+    for child in children[max(0, len(children) - _AT_A_TIME + 1) :]:
+        child.wait_started()
+    return children
 
 
 def inherited_commands() -> Commands:

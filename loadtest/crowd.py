@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Final, NamedTuple
 
+from loadtest.control import side_by_side
 from loadtest.fleet import Plan
 from loadtest.fleet_process import FleetProcess
 from loadtest.links import loopback_source
@@ -126,7 +127,7 @@ def gathered(service: Service, devices: int) -> Iterator[Crowd]:
     sizes = [devices // fleets + (number < devices % fleets) for number in range(fleets)]
     with ExitStack() as stack:
         plans = (_plan(service, number, size, fleets) for number, size in enumerate(sizes))
-        yield Crowd([stack.enter_context(FleetProcess(plan)) for plan in plans])
+        yield Crowd(side_by_side((FleetProcess(plan, wait=False) for plan in plans), stack))
 
 
 def _plan(service: Service, number: int, devices: int, fleets: int) -> Plan:

@@ -54,13 +54,14 @@ class DeviceTable:
         self.connection = array("Q", bytes(8)) * rows
         """The device's own count of its connections: an edge refuses one below the stored."""
         self.attempt = bytearray(rows)
-        """Dials since the last WELCOME, for the backoff; stops at 255."""
+        """Delays since the last session that stood, for the backoff; stops at 255."""
         self.seq = array("I", bytes(4)) * rows
         """RECEIPTS frames sent on this connection."""
         self.heard = bytearray(rows)
         """1 if anything arrived since the last PING."""
         self.beat_tick = array("I", bytes(4)) * rows
-        """Tick of the row's next heartbeat: an entry of the schedule under another is stale."""
+        """Tick of the row's next heartbeat or, before WELCOME, of the end of its patience: an entry of the schedule
+        under another is stale."""
         self.since = array("d", bytes(8)) * rows
         """When the row dialled or, once open, when it opened: seconds of the fleet's clock."""
         self._stride = 0

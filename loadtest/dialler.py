@@ -44,10 +44,11 @@ class Dialler:
         self._paced_at: float | None = None
         self.per_s: float | None = None
         """Dials a second; None: as the bound in flight allows."""
-        self.base_ms = 500
+        self.base_ms = 1_000
         self.factor = 2.0
-        self.max_ms = 30_000
-        """Backoff as the last WELCOME set it: random(0, min(max_ms, base_ms * factor^attempt))."""
+        self.max_ms = 120_000
+        """Backoff as the last WELCOME set it, before that as docs/protocol.md does: random(0, min(max_ms,
+        base_ms * factor^attempt))."""
 
     def enqueue(self, rows: Iterable[int]) -> int:
         """Let these dial as soon as the pace allows; rows with a connection are passed over."""
@@ -60,16 +61,22 @@ class Dialler:
         return len(self._queue) - before
 
     def redial(self, row: int, now: float, verdict: Verdict, retry_after_ms: int) -> None:
-        """The row lost its connection and comes back as `verdict` says (NOW or LATER)."""
-        cap_ms = self._cap_ms(row)
-        if retry_after_ms == 0:
-            delay_ms = self._random.uniform(0, cap_ms)
-        elif verdict is Verdict.NOW:
-            delay_ms = self._random.uniform(0, retry_after_ms)
+        """The row lost its connection and comes back as `verdict` says (NOW or LATER), as the SDK does.
+
+        LATER is also for a connection that was lost without a word.
+        """
+        if verdict is Verdict.NOW:
+            delay_ms = self._random.uniform(0, retry_after_ms or self.base_ms)
         else:
-            delay_ms = retry_after_ms + self._random.uniform(0, cap_ms)
+            delay_ms = retry_after_ms + self._random.uniform(0, self._cap_ms(row))
+            self._table.attempt[row] = min(self._table.attempt[row] + 1, 255)
         self._table.phase[row] = WAITING
         self._delayed.put(row, now + delay_ms / 1e3)
+
+    def stood(self, row: int, seconds: float) -> None:
+        """The row's session has ended after so long: one that outlived the greatest delay starts the backoff over."""
+        if seconds * 1e3 >= self._cap_ms(row):
+            self._table.attempt[row] = 0
 
     def _cap_ms(self, row: int) -> float:
         exponent = min(self._table.attempt[row], _MAX_EXPONENT)

@@ -89,15 +89,17 @@ class EdgeBench:
         """Size of a MESSAGE on the wire, as the devices got it."""
         return int(self._fleet.counters()["frame_bytes"])
 
-    def idle_cpu_share(self) -> float:
+    def idle_cpu_share(self, seconds: float) -> float:
         """CPU seconds a second with nobody talking."""
         before = cpu_ns(self._pid)
-        time.sleep(_IDLE_S)
-        return (cpu_ns(self._pid) - before) / 1e9 / _IDLE_S
+        time.sleep(seconds)
+        return (cpu_ns(self._pid) - before) / 1e9 / seconds
 
 
-def measure_fanout(service: Service, connections: int, rounds: int, view: View) -> dict[str, Any]:
-    """Raises ChildFailed, ApiFailed, and ValueError for a service with more than one edge."""
+def measure_fanout(
+    service: Service, connections: int, rounds: int, view: View, idle_s: float | None = None
+) -> dict[str, Any]:
+    """`idle_s`: how long the edge rests for its idle cost. Raises ChildFailed, ApiFailed, and ValueError for a service with more than one edge."""
     if len(service.edge_pids) != 1:
         raise ValueError("fanout measures one edge whose process id is known; start with one edge")
     [pid] = service.edge_pids
@@ -108,7 +110,7 @@ def measure_fanout(service: Service, connections: int, rounds: int, view: View) 
         edge = EdgeBench(pid, fleet, stack.enter_context(ApiClient(service)))
         view.show("warming up")
         edge.round()
-        idle = edge.idle_cpu_share()
+        idle = edge.idle_cpu_share(idle_s or _IDLE_S)
         floor = stack.enter_context(_floor_bench(connections))
         floor.round(edge.frame_bytes())
         costs, floors = [], []
@@ -205,5 +207,6 @@ def _weights(weights: tuple[Memory, Memory, Memory], connections: int) -> dict[s
         # Without what the first connections of a process make it load.
         "marginal_bytes_per_connection": round((full.rss - half.rss) / second_half, 1),
         "edge_rss_empty": empty.rss,
+        "edge_private_empty": empty.private,
         "edge_rss_full": full.rss,
     }

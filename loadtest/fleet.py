@@ -40,6 +40,8 @@ from protocol.states import TABLE, UPWARD, Side, State, on_received
 __all__ = ["Fleet", "Plan"]
 
 _BYE: Final = encode(Kind.BYE)
+_DIAL_TIMEOUT_S: Final = 10.0
+"""For TCP; then as long again from HELLO to WELCOME, both as client_sdk.options has them."""
 _PARSES: Final = 1024
 """Parsed messages kept under their bytes; all are dropped when so many have gathered."""
 _ALLOWED: Final = frozenset(
@@ -126,8 +128,7 @@ class Fleet:
         self._tick()
         self._act()
         self._dial_due()
-        self._beat_due()
-        self._give_up_handshakes()
+        due = self._now
         events = self.links.poll(self._patience(timeout_s))
         self._tick()
         row_of = self.links.row_of
@@ -143,6 +144,9 @@ class Fleet:
                 self._on_writable(row, fd)
             if mask != WRITABLE and row_of[fd] == row:
                 self._on_readable(row, fd)
+        # Behind the reads: a fleet that got no core for a while has the answer lying there.
+        self._beat_due(due)
+        self._give_up_handshakes(due)
         self._report()
         self.links.bury()
 
@@ -209,7 +213,7 @@ class Fleet:
             except OSError:
                 # Out of descriptors or ports, or refused at once: it tries again like any other.
                 self.counters.dial_failures += 1
-                self._redial(row, Verdict.LATER, 0)
+                self._dialler.redial(row, self._now, Verdict.LATER, 0)
                 continue
             self.counters.dialled += 1
             self.counters.first_dial_at = self.counters.first_dial_at or self._now
@@ -217,11 +221,15 @@ class Fleet:
             self.table.fd[row] = fd
             self.table.phase[row] = CONNECTED
             self.table.since[row] = self._now
-            self._handshakes.put(row, self._now + WELCOME_TIMEOUT_S)
+            self._be_patient(row, _DIAL_TIMEOUT_S)
 
-    def _beat_due(self) -> None:
+    def _be_patient(self, row: int, seconds: float) -> None:
+        """With its handshake, from now on."""
+        self.table.beat_tick[row] = self._handshakes.put(row, self._now + seconds)
+
+    def _beat_due(self, now: float) -> None:
         table = self.table
-        for tick, rows in self._beats.take(self._now):
+        for tick, rows in self._beats.take(now):
             for row in rows:
                 if table.beat_tick[row] != tick or table.phase[row] != OPEN:
                     continue
@@ -235,11 +243,11 @@ class Fleet:
                 if not self.links.write(table.fd[row], PING):
                     self._lost(row)
 
-    def _give_up_handshakes(self) -> None:
-        for _, rows in self._handshakes.take(self._now):
+    def _give_up_handshakes(self, now: float) -> None:
+        table = self.table
+        for tick, rows in self._handshakes.take(now):
             for row in rows:
-                waited = self._now - self.table.since[row] >= WELCOME_TIMEOUT_S
-                if waited and self.table.phase[row] in (CONNECTED, GREETED):
+                if table.beat_tick[row] == tick and table.phase[row] in (CONNECTED, GREETED):
                     self._lost(row)
 
     def _on_writable(self, row: int, fd: int) -> None:
@@ -252,6 +260,7 @@ class Fleet:
             self._opened(row)
         elif self.links.write(fd, self._hello(row)):
             self.table.phase[row] = GREETED
+            self._be_patient(row, WELCOME_TIMEOUT_S)
         else:
             self._lost(row)
 
@@ -381,7 +390,6 @@ class Fleet:
         table = self.table
         self._flying -= 1
         table.phase[row] = OPEN
-        table.attempt[row] = 0
         self.welcome_latency.record(int((self._now - table.since[row]) * 1e9))
         table.since[row] = self._now
         self.counters.open += 1
@@ -413,19 +421,17 @@ class Fleet:
             self._elsewhere[row] = (host, int(port))
         self._lost(row, verdict, goaway.retry_after_ms)
 
-    def _lost(self, row: int, verdict: Verdict = Verdict.NOW, retry_after_ms: int = 0) -> None:
+    def _lost(self, row: int, verdict: Verdict = Verdict.LATER, retry_after_ms: int = 0) -> None:
         """The connection has ended or is no good any more; the device comes back by `verdict`."""
+        if self.table.phase[row] == OPEN:
+            self._dialler.stood(row, self._now - self.table.since[row])
         self._drop(row, self.table.fd[row])
         self.counters.lost += 1
         if verdict is Verdict.NEVER:
             self.counters.ended += 1
             self.table.phase[row] = ENDED
             return
-        self._redial(row, verdict, retry_after_ms)
-
-    def _redial(self, row: int, verdict: Verdict, retry_after_ms: int) -> None:
         self._dialler.redial(row, self._now, verdict, retry_after_ms)
-        self.table.attempt[row] = min(self.table.attempt[row] + 1, 255)
 
     def _drop(self, row: int, fd: int) -> None:
         phase = self.table.phase[row]

@@ -27,9 +27,9 @@ class FleetProcess(Child):
     module = "loadtest.fleet_process"
     """That the child runs."""
 
-    def __init__(self, plan: Plan, **more: Any) -> None:
-        """`more`: for a module that wants more than a plan."""
-        super().__init__(self.module, **asdict(plan), **more)
+    def __init__(self, plan: Plan, *, wait: bool = True, **more: Any) -> None:
+        """`more`: for a module that wants more than a plan. `wait`: see Child."""
+        super().__init__(self.module, wait=wait, **asdict(plan), **more)
         self.plan = plan
 
     def dial(self, rows: range, per_s: float | None = None) -> int:

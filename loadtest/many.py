@@ -7,16 +7,13 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
 from loadtest.api_client import ApiClient, law_holds
-from loadtest.control import ChildFailed
+from loadtest.control import ChildFailed, side_by_side
 from loadtest.fleet import Plan
 from loadtest.fleet_process import FleetProcess
 from loadtest.links import loopback_source
 from loadtest.service import Service
 from loadtest.view import View
 
-PER_EDGE: Final = 16_500
-"""Connections are spread by a hash of the addresses, so edges differ by some hundreds; a process here may
-have 20,000 descriptors, of which an edge keeps some free."""
 _PER_PROCESS: Final = 12_000
 """From one source address connect(2) searches ever longer for a free port: from some 14,000 connections on a
 fleet dialled at a tenth of its pace."""
@@ -37,7 +34,7 @@ def many(
     """So many devices that no run before has had, not connected yet. Raises ChildFailed."""
     with ExitStack() as stack:
         plans = _plans(service, devices, heartbeat_s, in_flight, view)
-        fleets = [stack.enter_context(FleetProcess(plan)) for plan in plans]
+        fleets = side_by_side((FleetProcess(plan, wait=False) for plan in plans), stack)
         try:
             yield Many(fleets, devices, view)
         finally:
@@ -96,7 +93,11 @@ class Many:
         return welcomed
 
     def push(self, api: ApiClient, audience: str, expected: int) -> dict[str, Any]:
-        """Until every receipt is counted by the service."""
+        """Until every receipt is counted by the service. `last_s`: from the request to the last device, exactly,
+        where `delivered_s` is told to the look at the counters.
+        """
+        for fleet in self._fleets:
+            fleet.forget_latency()
         shown = self.counters()["shown"]
         began = time.monotonic()
         push = api.push(audience)
@@ -111,11 +112,16 @@ class Many:
         return {
             "s": round(time.monotonic() - began, 2),
             "delivered_s": round(delivered_s, 2),
+            "last_s": round(self._slowest_ns() / 1e9, 3),
             "targeted": counts["targeted"],
             "received": counts["received"],
             "lost": expected - counts["received"],
             "law_holds": law_holds(counts),
         }
+
+    def _slowest_ns(self) -> int:
+        """Of all messages since the latencies were forgotten, to devices that were connected all that time."""
+        return max(fleet.latency().percentile(1.0) or 0 for fleet in self._fleets)
 
     def tag_a_tenth(self) -> dict[str, Any]:
         """By the devices themselves."""

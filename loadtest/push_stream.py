@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Final
 from urllib.parse import urlsplit
 
-from loadtest.api_client import IDLE_S, push_body, stamped
+from loadtest.api_client import push_body, stamped
+from loadtest.kept_http import IDLE_S
 from loadtest.service import Service
 
 _CONNECTIONS: Final = 16

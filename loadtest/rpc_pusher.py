@@ -6,22 +6,15 @@ many calls open as it is told: a plain loop over a socket, so that it takes litt
 
 import select
 import socket
-import struct
 import time
 from collections import deque
 from typing import Any, Final
 
 from loadtest.control import Child, ChildFailed, inherited_commands
 from protocol.frames import encode, split
+from protocol.rpc_frames import ANSWER_HEAD, MAX_BODY, REQUEST, REQUEST_HEAD, RESPONSE, Method
 from protocol.schema import device_pb2, rpc_pb2
 
-# gateway/rpc.py is not ours to import; these are its frames.
-_REQUEST: Final = 0x21
-_RESPONSE: Final = 0x22
-_PUSH: Final = 5
-_HEAD: Final = struct.Struct("<IB")
-_ID: Final = struct.Struct("<I")
-_MAX_BODY: Final = 1 << 24
 _STUCK_S: Final = 30.0
 _BURST: Final = 64
 
@@ -115,7 +108,7 @@ class _Pusher:
         if not chunk:
             raise ConnectionResetError("the API process closed the connection")
         data = self._rest + chunk
-        frames, used = split(data, _MAX_BODY)
+        frames, used = split(data, MAX_BODY)
         self._rest = data[used:]
         return [_answer(kind, body) for kind, body in frames]
 
@@ -130,14 +123,14 @@ def _request(call: int, app: str, device: int) -> bytes:
     body = rpc_pb2.PushRequest(
         app=app, devices=[device], content=content.SerializeToString(), ttl_s=3600
     )
-    return encode(_REQUEST, _HEAD.pack(call, _PUSH) + body.SerializeToString())
+    return encode(REQUEST, REQUEST_HEAD.pack(call, Method.PUSH) + body.SerializeToString())
 
 
 def _answer(kind: int, body: bytes) -> tuple[int, int | str]:
-    (call,) = _ID.unpack_from(body)
-    if kind == _RESPONSE:
-        return call, int(rpc_pb2.PushReply.FromString(body[_ID.size :]).push_id)
-    return call, body[_ID.size :].decode(errors="replace").partition(":")[0]
+    (call,) = ANSWER_HEAD.unpack_from(body)
+    if kind == RESPONSE:
+        return call, int(rpc_pb2.PushReply.FromString(body[ANSWER_HEAD.size :]).push_id)
+    return call, body[ANSWER_HEAD.size :].decode(errors="replace").partition(":")[0]
 
 
 def main() -> None:

@@ -1,4 +1,5 @@
-"""Pushes to single devices at a steady rate: how long until the device has each, above the bare hop."""
+"""Pushes to single devices: how long until the device has each at a steady rate, above the bare hop; and
+how many go through in a second."""
 
 import asyncio
 import time
@@ -11,12 +12,44 @@ from loadtest.histogram import Histogram, milliseconds
 from loadtest.hop import HopProcess
 from loadtest.push_stream import PushStream
 from loadtest.service import Service
+from loadtest.throughput import measure_throughput
 from loadtest.verdict import judge
 from loadtest.view import View
 
 _TIMEOUT_S: Final = 60.0
 _SETTLE_S: Final = 10.0
 _WARM_UP_S: Final = 1.0
+RATE: Final = 1000.0
+"""Pushes a second that the latencies of `p50_ms_at_1000` and `p99_ms_at_1000` belong to."""
+_DEVICES: Final = 5_000
+_IN_FLIGHT: Final = 1_000
+"""Of the throughput: as `throughput` has them by itself."""
+
+
+def measure_both(
+    service: Service, rate: float, seconds: float, devices: int, pushes: int, view: View
+) -> dict[str, Any]:
+    """The latency of `measure_single`, then `pushes_per_s` of so many distinct pushes, one after the other.
+
+    `lost`, `duplicates` and `strays` are those of both. Without a known internal RPC, or with no
+    `pushes`, `pushes_per_s` is null. Raises ChildFailed.
+    """
+    latency = measure_single(service, rate, seconds, devices, view)
+    if service.rpc is None or not pushes:
+        return latency | {"pushes_per_s": None, "accepted_per_s": None}
+    through = measure_throughput(service, pushes, _DEVICES, _IN_FLIGHT, view)
+    wrong = {name: latency[name] + through[name] for name in ("lost", "duplicates", "strays")}
+    kept = ("pushes_per_s", "accepted_per_s")
+    return (
+        latency
+        | {name: through[name] for name in kept}
+        | wrong
+        | {
+            "throughput_pushes": pushes,
+            "throughput_devices": _DEVICES,
+            "throughput_refused": through["refused"],
+        }
+    )
 
 
 def measure_single(
@@ -40,7 +73,11 @@ def measure_single(
         hops = hop.end(run, seconds + _TIMEOUT_S) if hop else Histogram()
         view.show("settling", accepted=len(stream.accepted))
         _settle(fleet, len(stream.accepted))
-        return _result(fleet, stream, fleet.latency(), hops) | {
+        result = _result(fleet, stream, fleet.latency(), hops)
+        at_1000 = rate == RATE
+        return result | {
+            "p50_ms_at_1000": result["push_p50_ms"] if at_1000 else None,
+            "p99_ms_at_1000": result["push_p99_ms"] if at_1000 else None,
             "rate": rate,
             "seconds": seconds,
             "devices": devices,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _LINE_EVERY_S: Final = 1.0
+_PIPE_COLUMNS: Final = 120
 
 
 class View:
@@ -43,8 +44,12 @@ class View:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._live is not None:
-            self._live.stop()
+        self._end_live()
+
+    def begin(self, title: str) -> None:
+        """What is shown from here on belongs to something new; what stood before goes."""
+        self._title = title
+        self._fields = {}
 
     def show(self, stage: str, **fields: Any) -> None:
         """What is being done now, and numbers; those of earlier calls stand until they change."""
@@ -73,16 +78,28 @@ class View:
 
     def finish(self, result: dict[str, Any]) -> None:
         """The result, on stdout."""
+        if self.as_json:
+            self._end_live()
+            print(json.dumps(result), flush=True)
+            return
+        plain = {name: value for name, value in result.items() if not isinstance(value, list)}
+        self.finish_with(_table(self._title, plain))
+
+    def finish_with(self, *drawn: "RenderableType") -> None:
+        """The result as tables and lines of its own, on stdout."""
+        from rich.console import Console
+
+        self._end_live()
+        # In a file or a pipe, as wide as the widest table.
+        console = Console() if sys.stdout.isatty() else Console(width=_PIPE_COLUMNS)
+        for each in drawn:
+            # A line is for whoever reads or greps it, however wide the terminal.
+            console.print(each, markup=False, highlight=False, soft_wrap=isinstance(each, str))
+
+    def _end_live(self) -> None:
         if self._live is not None:
             self._live.stop()
             self._live = None
-        if self.as_json:
-            print(json.dumps(result), flush=True)
-            return
-        from rich.console import Console
-
-        plain = {name: value for name, value in result.items() if not isinstance(value, list)}
-        Console().print(_table(self._title, plain))
 
 
 def _table(title: str, fields: dict[str, Any]) -> "Table":

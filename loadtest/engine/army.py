@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from resource import RLIMIT_NOFILE, getrlimit
 from typing import Any, Final
 
+from loadtest.control import side_by_side
 from loadtest.engine.lively_process import LivelyProcess
 from loadtest.engine.rows import apportion
 from loadtest.engine.scenario import MOST_PER_PROCESS, Group, Scenario
@@ -159,30 +160,33 @@ def raised(
     scenario: Scenario, service: Service, on_progress: Callable[[int], None]
 ) -> Iterator[Army]:
     """The fleets of a scenario, nobody connected yet. Raises ChildFailed, ValueError."""
-    processes = processes_for(scenario, getrlimit(RLIMIT_NOFILE)[0])
-    mustered = muster(scenario.fleet.devices, scenario.groups, processes)
-    run = time.time_ns()
     with ExitStack() as stack:
-        fleets = []
-        for number, sizes in enumerate(mustered):
-            on_progress(number)
-            plan = Plan(
-                address=service.devices,
-                devices=sum(sizes),
-                app=service.app,
-                access_key=service.access_key,
-                # Other devices than those of any run before on the same service.
-                seed=f"{scenario.seed} {run} {number}",
-                in_flight=max(1, scenario.fleet.in_flight // processes),
-                think_s=None,
-                remember=scenario.pushes_at_most + 1024,
-            )
-            fleet = LivelyProcess(
-                plan,
-                scenario.groups,
-                sizes,
-                sources_of(service, scenario.fleet.network, number, scenario.fleet.sources),
-                f"{scenario.seed} {number}",
-            )
-            fleets.append(stack.enter_context(fleet))
-        yield Army(fleets)
+        yield Army(side_by_side(_begun(scenario, service, on_progress), stack))
+
+
+def _begun(
+    scenario: Scenario, service: Service, on_progress: Callable[[int], None]
+) -> Iterator[LivelyProcess]:
+    """Fleets that are coming up."""
+    processes = processes_for(scenario, getrlimit(RLIMIT_NOFILE)[0])
+    run = time.time_ns()
+    for number, sizes in enumerate(muster(scenario.fleet.devices, scenario.groups, processes)):
+        on_progress(number)
+        plan = Plan(
+            address=service.devices,
+            devices=sum(sizes),
+            app=service.app,
+            access_key=service.access_key,
+            # Other devices than those of any run before on the same service.
+            seed=f"{scenario.seed} {run} {number}",
+            in_flight=max(1, scenario.fleet.in_flight // processes),
+            think_s=None,
+            remember=scenario.pushes_at_most + 1024,
+        )
+        yield LivelyProcess(
+            plan,
+            scenario.groups,
+            sizes,
+            sources_of(service, scenario.fleet.network, number, scenario.fleet.sources),
+            f"{scenario.seed} {number}",
+        )

@@ -53,7 +53,7 @@ def _service_for(scenario: Scenario, attached: Service | None) -> Iterator[Servi
         return
     if scenario.fleet.app != _OWN_APP:
         raise ScenarioError(f"fleet.app: expected {_OWN_APP}, which a new service begins with")
-    with started(scenario.service.edges, scenario.service.set) as service:
+    with started(scenario.edges, scenario.service.set) as service:
         yield service
 
 

@@ -14,7 +14,7 @@ from loadtest.engine.book import Accepted, has_ended, judged
 from loadtest.engine.pusher import Pusher
 from loadtest.engine.recorder import Recorder
 from loadtest.engine.result import Ended
-from loadtest.engine.scenario import SINGLE, Scenario
+from loadtest.engine.scenario import SINGLE, Event, Scenario
 from loadtest.engine.series import Value
 from loadtest.engine.timeline import in_order
 from loadtest.engine.usage import Usage
@@ -120,7 +120,7 @@ class Conductor:
             passed = time.monotonic() - began
             while events and events[0].at_s <= passed:
                 event = events.pop(0)
-                self._happen(event.do, event.share)
+                self._happen(event)
             if passed >= scenario.duration_s:
                 break
             due = events[0].at_s if events else scenario.duration_s
@@ -169,13 +169,18 @@ class Conductor:
     def _at_work(self) -> bool:
         return not self._stop.is_set()
 
-    def _happen(self, do: str, share: float) -> None:
+    def _happen(self, event: Event) -> None:
         recorder = self.ended.recorder
-        if do == "cut":
-            recorder.mark(self._at_s, f"cut {self._army.cut(share):,}")
-        elif self._own and self._usage.edge_pids():
-            os.kill(self._usage.edge_pids()[0], signal.SIGKILL)
-            recorder.mark(self._at_s, "edge killed")
+        recorder.hurt(time.monotonic())
+        if event.do == "cut":
+            cut = self._army.cut(1.0 if event.share is None else event.share)
+            recorder.mark(self._at_s, f"cut {cut:,}")
+        elif self._own and (edges := self._usage.edge_pids()):
+            victims = edges[: event.victims(len(edges))]
+            for pid in victims:
+                os.kill(pid, signal.SIGKILL)
+            one = len(victims) == 1
+            recorder.mark(self._at_s, "edge killed" if one else f"{len(victims)} edges killed")
         else:
             raise ValueError("kill_edge: expected a service that the run itself started")
 

@@ -15,7 +15,10 @@ from loadtest.fleet_process import FleetProcess, Runner, run_child
 
 
 class LivelyProcess(FleetProcess):
-    """`sizes[i]` devices of `groups[i]`, which dial from `sources`. `draws` seeds what they do."""
+    """`sizes[i]` devices of `groups[i]`, which dial from `sources`. `draws` seeds what they do.
+
+    It comes up while the caller goes on: see loadtest.control.side_by_side.
+    """
 
     module = "loadtest.engine.lively_process"
 
@@ -29,6 +32,7 @@ class LivelyProcess(FleetProcess):
     ) -> None:
         super().__init__(
             plan,
+            wait=False,
             groups=msgspec.to_builtins(groups),
             sizes=list(sizes),
             sources=list(sources),

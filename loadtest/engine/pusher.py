@@ -12,11 +12,12 @@ from random import Random
 from typing import Final, NamedTuple, Self
 from urllib.parse import urlsplit
 
-from loadtest.api_client import IDLE_S, stamped
+from loadtest.api_client import stamped
 from loadtest.engine.book import Accepted, Book
 from loadtest.engine.scenario import SINGLE, PushStep
 from loadtest.engine.timeline import moments
 from loadtest.histogram import Histogram
+from loadtest.kept_http import IDLE_S
 from loadtest.service import Service
 
 _TIMEOUT_S: Final = 30.0

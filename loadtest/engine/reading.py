@@ -118,6 +118,11 @@ def _contradictions(scenario: Scenario) -> Iterator[tuple[str, str]]:
     for number, step in enumerate(scenario.pushes):
         if step.for_s and not step.per_s:
             yield f"pushes[{number}].per_s", "a rate, since for_s says how long it lasts"
+    for number, event in enumerate(scenario.events):
+        if event.do == "cut" and event.edges is not None:
+            yield f"events[{number}].edges", "none for `cut`, which is of devices"
+        elif event.edges is not None and event.share is not None:
+            yield f"events[{number}].edges", "a number of edges or a share of them, not both"
     for table in ("at_most", "at_least"):
         for figure in getattr(scenario.checks, table):
             if figure not in FIGURES:

@@ -34,7 +34,7 @@ class Recorder:
     """Times are seconds since the run began."""
 
     def __init__(self, devices: int) -> None:
-        self._wanted = devices
+        self.devices = devices
         self.series = Series(worst=frozenset(_SHARES))
         self.totals: dict[str, Histogram] = {
             name: Histogram() for name in ("push", "late", "welcome", "api")
@@ -48,12 +48,36 @@ class Recorder:
         """Devices, and seconds from the first dial to the last of them; None: not all of them yet."""
         self.service_mb: list[float] = []
         """The service's memory when the load began, and when it ended."""
+        self.back_s: float | None = None
+        """From an event until every device was connected again, the longest of them; None: there was no event,
+        or somebody is still away."""
+        self._hurt_at: float | None = None
+        self._lost_before = 0
+        self._longest_s = 0.0
         self._at_s = 0.0
         self._before: dict[str, int] = {}
         self._pushes = 0
 
     def mark(self, at_s: float, text: str) -> None:
         self.marks.append((at_s, text))
+
+    def hurt(self, now: float) -> None:
+        """An event takes devices' connections now (time.monotonic()). One that comes before all are back counts
+        with the first.
+        """
+        if self._hurt_at is None:
+            self._hurt_at = now
+            self._lost_before = self.counts.get("lost", 0)
+        self.back_s = None
+
+    def _note_back(self, sample: Sample) -> None:
+        counts = sample.counts
+        if self._hurt_at is None or counts["open"] < self.devices:
+            return
+        # Right behind the event nobody has noticed it yet.
+        if counts["lost"] > self._lost_before and sample.last_welcome_at > self._hurt_at:
+            self._longest_s = max(self._longest_s, sample.last_welcome_at - self._hurt_at)
+            self.back_s, self._hurt_at = self._longest_s, None
 
     def take(
         self,
@@ -85,9 +109,10 @@ class Recorder:
         for name, histogram in latencies.items():
             self.totals[name].add_pairs(histogram.to_pairs())
         self.counts = dict(sample.counts)
-        if self.arrived is None and 0 < self._wanted <= sample.counts["registered"]:
+        if self.arrived is None and 0 < self.devices <= sample.counts["registered"]:
             took = sample.last_welcome_at - sample.first_dial_at
-            self.arrived = (self._wanted, max(1e-3, took))
+            self.arrived = (self.devices, max(1e-3, took))
+        self._note_back(sample)
         self.peak_open = max(self.peak_open, sample.counts["open"])
         if seconds >= _LEAST_S or not self.series.at_s:
             self._at_s, self._pushes, self._before = at_s, pushes, self.counts

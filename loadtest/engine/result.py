@@ -76,6 +76,8 @@ def _of_fleets(sample: Sample, recorder: Recorder) -> Figures:
         "registered": counts["registered"],
         "open_peak": recorder.peak_open,
         "open_at_end": counts["open"],
+        "absent_at_end": recorder.devices - counts["open"],
+        "back_s": _rounded(recorder.back_s),
         "connect_s": round(arrived[1], 3) if arrived else None,
         "connect_per_s": round(arrived[0] / arrived[1], 1) if arrived else None,
         "protocol_errors": counts["protocol_errors"],

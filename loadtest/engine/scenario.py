@@ -3,6 +3,7 @@
 docs/loadtest.md lists all keys for people. Reading files stands in loadtest.engine.reading.
 """
 
+import math
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -14,6 +15,10 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 PerMinute = Annotated[float, Meta(ge=0, le=6000)]
 Count = Annotated[int, Meta(ge=1)]
 
+MOST_EDGES: Final = 64
+PER_EDGE: Final = 16_500
+"""Devices for which `edges = 0` counts on one: connections are spread by a hash of the addresses, so edges
+differ by some hundreds, and a process may have 20,000 descriptors, of which an edge keeps some free."""
 MOST_PER_PROCESS: Final = 19_000
 """Devices of one process: it has 20,000 descriptors in many places, and needs some for itself."""
 MOST_DRAWN_TAGS: Final = 10
@@ -27,7 +32,8 @@ SINGLE: Final = "@single"
 class ServiceWanted(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The service that a run starts; without meaning where one runs already."""
 
-    edges: Annotated[int, Meta(ge=1, le=64)] = 2
+    edges: Annotated[int, Meta(ge=0, le=MOST_EDGES)] = 2
+    """0: as many as the fleet's devices need, two at least."""
     set: tuple[str, ...] = ()
     """Settings of the service, as `columba serve --set` takes them: `edge.heartbeat_min_s=2`."""
 
@@ -120,9 +126,18 @@ class Event(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     at_s: Seconds
     do: Literal["cut", "kill_edge"]
-    """`cut`: connections end without BYE and the devices come back; `kill_edge`: SIGKILL to one."""
-    share: Share = 1.0
-    """Of the connected devices, for `cut`."""
+    """`cut`: connections end without BYE and the devices come back; `kill_edge`: SIGKILL to edges."""
+    share: Share | None = None
+    """Of the connected devices for `cut`, all without it; of the edges for `kill_edge`, rounded up."""
+    edges: Annotated[int, Meta(ge=1, le=MOST_EDGES)] | None = None
+    """How many `kill_edge` ends at once; one with neither this nor `share`."""
+
+    def victims(self, running: int) -> int:
+        """How many edges of so many, for `kill_edge`. Raises ValueError where fewer run than are wanted."""
+        wanted = math.ceil((self.share or 0) * running) if self.edges is None else self.edges
+        if wanted > running:
+            raise ValueError(f"kill_edge: expected at most {running} edges, which run now")
+        return max(1, wanted)
 
 
 class Checks(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -153,6 +168,18 @@ class Scenario(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pushes: tuple[PushStep, ...] = ()
     events: tuple[Event, ...] = ()
     checks: Checks = Checks()
+
+    @property
+    def edges(self) -> int:
+        """Of the service that is started for it. Raises ValueError for more devices than edges can be had for."""
+        if self.service.edges:
+            return self.service.edges
+        needed = max(2, -(-self.fleet.devices // PER_EDGE))
+        if needed > MOST_EDGES:
+            raise ValueError(
+                f"fleet.devices: expected at most {MOST_EDGES * PER_EDGE:,} with service.edges = 0"
+            )
+        return needed
 
     @property
     def pushes_at_most(self) -> int:

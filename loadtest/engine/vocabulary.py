@@ -14,6 +14,8 @@ FIGURES: Final[dict[str, str]] = {
     "registered": "devices that have registered",
     "open_peak": "most connections at once",
     "open_at_end": "connections behind the settling",
+    "absent_at_end": "devices without a connection behind the settling",
+    "back_s": "seconds from an event until all devices were connected again, the longest of them",
     "connect_s": "seconds from the first dial to the last arrival",
     "connect_per_s": "devices a second over that time",
     "pushes": "accepted by the API",

@@ -76,6 +76,25 @@ def test_single_without_a_known_store_has_no_hop(tmp_path: Path, view: View) -> 
     assert result["hop_p50_ms"] is None and result["above_hop_p50_ms"] is None
 
 
+def test_single_tells_throughput_beside_latency_where_the_rpc_is_known(tmp_path: Path) -> None:
+    with fake(tmp_path):
+        options = ["--ready", str(tmp_path / "out"), "single", "--seconds", "0.2", "--json"]
+        result = CliRunner().invoke(app, [*options, "--devices", "10"])
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout.splitlines()[-1])
+    assert told["rate"] == 1000 and told["lost"] == 0
+    assert told["p50_ms_at_1000"] == told["push_p50_ms"] > 0
+    assert told["p99_ms_at_1000"] == told["push_p99_ms"] > 0
+    assert told["pushes_per_s"] is None, "a service that does not name its RPC"
+
+
+def test_single_at_another_rate_says_nothing_of_1000(tmp_path: Path, view: View) -> None:
+    with fake(tmp_path) as service:
+        result = measure_single(service, 100.0, 0.1, 10, view)
+    assert result["p50_ms_at_1000"] is result["p99_ms_at_1000"] is None
+    assert result["push_p50_ms"] > 0
+
+
 def test_single_finds_a_request_that_was_delivered_twice(tmp_path: Path, view: View) -> None:
     with fake(tmp_path, "repeat") as service:
         result = measure_single(service, 100.0, 0.1, 10, view)

@@ -3,9 +3,10 @@
 import time
 from random import Random
 
-from loadtest.device_table import ENDED
+from loadtest.device_table import ENDED, GREETED, DeviceTable
+from loadtest.dialler import Dialler
 from loadtest.fleet import Fleet, Plan
-from protocol.codes import CloseCode, Kind
+from protocol.codes import CloseCode, Kind, Verdict
 from protocol.credentials import registration_proof
 from protocol.frames import encode
 from protocol.schema import device_pb2
@@ -117,6 +118,56 @@ def test_comes_back_with_its_token_and_a_raised_counter(setting: Setting) -> Non
     assert second.token == b"token-of-100" and not second.HasField("registration")
     assert (first.connection, second.connection) == (1, 2)
     assert (fleet.counters.reconnected, fleet.counters.identity_changes) == (1, 0)
+
+
+def test_an_answer_that_has_come_counts_however_late_the_fleet_looks(setting: Setting) -> None:
+    fleet = setting.fleet()
+    peer = setting.edge.accept(fleet)
+    setting.edge.welcome(peer)
+    setting.later(fleet, 30)
+    assert (fleet.counters.welcomed, fleet.counters.lost) == (1, 0)
+    setting.later(fleet, 90)
+    assert pong_all(peer) == 1
+    setting.later(fleet, 90)
+    assert fleet.counters.silent == 0, "the PONG was there"
+
+
+def test_patience_for_welcome_begins_with_hello(setting: Setting) -> None:
+    fleet = setting.fleet()
+    setting.clock.step = 8.0
+    fleet.turn(0)
+    assert fleet.counters.dialled == 1
+    setting.edge.accept_bare()
+    setting.clock.step = 0.0
+    turn_until(fleet, lambda: fleet.table.phase[0] == GREETED)
+    setting.later(fleet, 9)
+    assert fleet.counters.lost == 0, "17 s after the dial, 9 s after HELLO"
+    setting.later(fleet, 1.5)
+    assert fleet.counters.lost == 1
+
+
+class _Slowest(Random):
+    def uniform(self, a: float, b: float) -> float:
+        return b
+
+
+def test_backoff_is_that_of_the_sdk() -> None:
+    table = DeviceTable(1, b"seed")
+    dialler = Dialler(table, 1, _Slowest())
+
+    def delay_s(verdict: Verdict, retry_after_ms: int = 0) -> int:
+        dialler.redial(0, 0.0, verdict, retry_after_ms)
+        at = dialler.next_at(0.0)
+        assert at is not None and dialler.take(at, 0) == [0]
+        return round(at)
+
+    assert [delay_s(Verdict.LATER) for _ in range(9)] == [1, 2, 4, 8, 16, 32, 64, 120, 120]
+    assert (delay_s(Verdict.NOW), delay_s(Verdict.NOW, 3000)) == (1, 3)
+    assert table.attempt[0] == 9, "now is no reason to wait longer the next time"
+    dialler.stood(0, 119.0)
+    assert delay_s(Verdict.LATER, 5000) == 125
+    dialler.stood(0, 120.0)
+    assert delay_s(Verdict.LATER) == 1
 
 
 def test_first_retry_waits_too(setting: Setting) -> None:

@@ -6,12 +6,13 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from importlib.resources import as_file, files
 from pathlib import Path
 
 import pytest
 
-from loadtest.control import ChildFailed
+from loadtest.control import Child, ChildFailed, side_by_side
 from loadtest.fleet import Plan
 from loadtest.fleet_process import FleetProcess
 from loadtest.floor import Floor, frame_of_size
@@ -89,6 +90,41 @@ def test_children_end_with_the_socket_and_not_with_ctrl_c(floor: Floor) -> None:
         fleet.counters()
     with pytest.raises(OSError):
         cpu_ns(fleet.pid)
+
+
+def test_children_come_up_side_by_side_a_bounded_number_of_them() -> None:
+    made: list[Child] = []
+    most_coming_up = 0
+
+    def begun() -> Iterator[Child]:
+        nonlocal most_coming_up
+        for _ in range(10):
+            made.append(Child("loadtest.floor", wait=False))
+            most_coming_up = max(most_coming_up, sum(not child.started for child in made))
+            yield made[-1]
+
+    with ExitStack() as stack:
+        children = side_by_side(begun(), stack)
+        assert children == made and most_coming_up == 8
+        assert len({child.started["port"] for child in children}) == 10
+    for child in children:
+        with pytest.raises(OSError):
+            cpu_ns(child.pid)
+
+
+def test_one_that_does_not_come_up_ends_the_others(tmp_path: Path) -> None:
+    children: list[Child] = []
+
+    def begun() -> Iterator[Child]:
+        for module in ("loadtest.floor", "loadtest.hop", "loadtest.floor"):
+            children.append(Child(module, wait=False, store=f"unix://{tmp_path}/none"))
+            yield children[-1]
+
+    with ExitStack() as stack, pytest.raises(ChildFailed, match="store: FileNotFoundError"):
+        side_by_side(begun(), stack)
+    for child in children:
+        with pytest.raises(OSError):
+            cpu_ns(child.pid)
 
 
 def test_usage_of_a_process_from_outside() -> None:

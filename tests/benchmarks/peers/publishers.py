@@ -4,13 +4,14 @@ A publisher connects when it is made, before anything is measured. What takes co
 in one write on one connection; HTTP, one answer a request, gets as many connections as messages.
 """
 
-import http.client
 import json
+import math
 import socket
 from types import TracebackType
 from typing import Final, Protocol, Self
 
 from loadtest import resp
+from loadtest.kept_http import KeptConnection
 from loadtest.links import Address
 from tests.benchmarks.peers.wires import CHANNEL, Nats, mqtt_packet, mqtt_text
 
@@ -119,8 +120,9 @@ class HttpPublisher:
 
     def __init__(self, address: Address, path: str, connections: int) -> None:
         self._path = path
+        # However long one rests: a connect would be measured with the message.
         self._connections = [
-            http.client.HTTPConnection(*address, timeout=_TIMEOUT_S) for _ in range(connections)
+            KeptConnection(*address, _TIMEOUT_S, idle_s=math.inf) for _ in range(connections)
         ]
         for each in self._connections:
             each.connect()
@@ -130,15 +132,14 @@ class HttpPublisher:
         """Raises ValueError for more payloads than connections."""
         requests = list(map(self._body, payloads))
         for connection, body in zip(self._connections[: len(requests)], requests, strict=True):
-            connection.request("POST", self._path, body, self._headers())
+            connection.send("POST", self._path, body, self._headers())
         self._sent = len(requests)
 
     def collect(self) -> None:
         for connection in self._connections[: self._sent]:
-            response = connection.getresponse()
-            said = response.read()
-            if response.status not in (200, 201, 202):
-                raise PublishFailed(f"{response.status} {said[:200]!r}")
+            answer = connection.answer()
+            if answer.status not in (200, 201, 202):
+                raise PublishFailed(f"{answer.status} {answer.body[:200]!r}")
         self._sent = 0
 
     def _body(self, payload: bytes) -> bytes:

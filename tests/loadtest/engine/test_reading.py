@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from loadtest.engine.reading import ScenarioError, find, parsed, read, ready_names
-from loadtest.engine.scenario import Group, Scenario
+from loadtest.engine.scenario import Event, Group, Scenario
 from loadtest.engine.spread import Exponential, Fixed, LogNormal, Uniform
 from loadtest.engine.vocabulary import FIGURES
 
@@ -16,7 +16,7 @@ ALL = Path(__file__).with_name("all_behaviours.toml")
 
 
 def test_the_ready_ones_are_there_and_right() -> None:
-    assert ready_names() == sorted(["connect", "fanout", "single", "storm", "soak"])
+    assert ready_names() == sorted(["connect", "fanout", "single", "storm", "million", "soak"])
     for name in ready_names():
         scenario = read(find(name))
         assert scenario.title and scenario.checks.at_most
@@ -26,6 +26,24 @@ def test_defaults_stand_where_nothing_is_said() -> None:
     scenario = parsed(LEAST, "x.toml")
     assert scenario.groups == (Group(name="devices"),) and scenario.pushes == ()
     assert scenario.fleet.app == "demo" and scenario.arrival.per_s == 0
+
+
+def test_a_service_has_edges_enough_for_the_fleet_where_it_may_choose() -> None:
+    million = find("million")
+    assert read(million).edges == 61
+    assert read(million, ["fleet.devices=20000"]).edges == 2
+    assert read(million, ["service.edges=5"]).edges == 5
+    with pytest.raises(ValueError, match=r"fleet\.devices: expected at most 1,056,000"):
+        _ = read(million, ["fleet.devices=2000000"]).edges
+
+
+def test_a_number_or_a_share_of_the_edges_is_killed() -> None:
+    assert Event(at_s=0, do="kill_edge").victims(4) == 1
+    assert Event(at_s=0, do="kill_edge", edges=3).victims(4) == 3
+    assert Event(at_s=0, do="kill_edge", share=0.5).victims(5) == 3
+    assert Event(at_s=0, do="kill_edge", share=0).victims(5) == 1
+    with pytest.raises(ValueError, match="expected at most 2 edges, which run now"):
+        Event(at_s=0, do="kill_edge", edges=3).victims(2)
 
 
 def test_all_that_a_group_may_do() -> None:
@@ -49,9 +67,16 @@ def push(**more: Any) -> dict[str, Any]:
     return changed(pushes=[{"at_s": 1, **more}])
 
 
+def event(**more: Any) -> dict[str, Any]:
+    return changed(events=[{"at_s": 1, **more}])
+
+
 @pytest.mark.parametrize(
     ("raw", "key", "said"),
     [
+        (event(do="cut", edges=1), "events[0].edges", "none for `cut`"),
+        (event(do="kill_edge", edges=1, share=0.5), "events[0].edges", "not both"),
+        (event(do="kill_edge", edges=0), "events[0].edges", "`int` >= 1"),
         ({"fleet": {"devices": 1}}, "duration_s", "is missing"),
         ({"duration_s": 5}, "fleet", "is missing"),
         (changed(fleet={}), "fleet.devices", "is missing"),

@@ -116,6 +116,31 @@ def test_a_sample_right_behind_another_makes_no_row() -> None:
     assert recorder.series.columns["messages_per_s"] == [100, 100, 100, 100]
 
 
+def test_back_is_when_everybody_is_and_the_longest_counts() -> None:
+    recorder = Recorder(10)
+
+    def take(at_s: float, welcome_at: float, **counts: int) -> None:
+        moment = sample(**counts)
+        moment.last_welcome_at = welcome_at
+        recorder.take(at_s, moment, USAGE, Histogram(), 0)
+
+    take(1, 7.0)
+    recorder.hurt(8.0)
+    take(2, 7.0)
+    assert recorder.back_s is None, "nobody has noticed it yet"
+    take(3, 9.0, lost=4, open=8)
+    recorder.hurt(10.0)
+    take(4, 12.5, lost=6)
+    assert recorder.back_s == 4.5, "the second came before all were back from the first"
+    recorder.hurt(20.0)
+    assert recorder.back_s is None
+    take(5, 21.0, lost=7)
+    assert recorder.back_s == 4.5, "the longest"
+    recorder.hurt(30.0)
+    take(6, 21.0, lost=9, open=9)
+    assert recorder.back_s is None, "one is still away"
+
+
 class _Strict(HTMLParser):
     """Every tag that is opened is closed in order."""
 
