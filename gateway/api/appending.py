@@ -57,17 +57,14 @@ class Appending:
             indexes,
             order.content if targets else b"",
         )
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + APPEND_S
-        append = _Append(
-            self, order, p, beyond, part, deadline, stay, outcome, loop.create_future()
-        )
+        append = _Append(self, order, p, beyond, part, stay, outcome)
         append.submit(tenure)
         while self._open and self._open[0].answer.done():
             self._open.popleft()
         self._open.append(append)
         if self._timer is None:
-            self._timer = loop.call_at(deadline, self._give_up)
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_at(append.deadline, self._give_up)
         return append.answer
 
     def close(self) -> None:
@@ -101,7 +98,7 @@ class Appending:
             append.submit(tenure)
         except (TimeoutError, Busy):
             append.end(unavailable)  # the first call may have been executed
-        except Exception as error:
+        except Exception as error:  # whatever it is, who waits hears of it
             append.end(error)
         except asyncio.CancelledError:
             append.end(unavailable)
@@ -123,11 +120,10 @@ class _Append(Generic[T]):
         p: int,
         beyond: list[int],
         part: PushPart,
-        deadline: float,
         stay: Stay,
         outcome: Outcome[T],
-        answer: asyncio.Future[T],
     ) -> None:
+        loop = asyncio.get_running_loop()
         self._appending = appending
         self._order = order
         self._p = p
@@ -136,8 +132,8 @@ class _Append(Generic[T]):
         self._outcome = outcome
         self._tenure: Tenure | None = None
         self.part = part
-        self.deadline = deadline
-        self.answer = answer
+        self.deadline = loop.time() + APPEND_S
+        self.answer: asyncio.Future[T] = loop.create_future()
 
     def submit(self, tenure: Tenure) -> None:
         """Raises Busy."""
@@ -179,7 +175,7 @@ class _Append(Generic[T]):
             return
         try:
             self.answer.set_result(self._outcome(ended))
-        except Exception as error:
+        except Exception as error:  # what the outcome raises is what the future raises
             self.answer.set_exception(error)
 
 
