@@ -8,13 +8,13 @@ from typing import Final
 import structlog
 
 from gateway.config import Config
-from gateway.dispatch import fanouts
 from gateway.dispatch.assignment import share_of
 from gateway.dispatch.binding import Binding
 from gateway.dispatch.contents import Contents
 from gateway.dispatch.controlling import Controlling
 from gateway.dispatch.effects import Effects
 from gateway.dispatch.explaining import Explaining
+from gateway.dispatch.fanouts import Overdue
 from gateway.dispatch.links import Links
 from gateway.dispatch.owned import Owned, Surroundings
 from gateway.dispatch.peers import Peers
@@ -91,6 +91,7 @@ class Node:
             self.contents,
         )
         self._pushes = push_producer(store, lease.identity, Pace(busy_s=0.02))
+        self._overdue = Overdue(store, self._pushes)
         self._seqs: dict[int, int] = {}
         self._declared: set[tuple[int, int, int]] = set()
         """(partition, edge, start) of ends that this node has written to a log"""
@@ -348,9 +349,7 @@ class Node:
 
     async def _complete_fanouts(self, p: int) -> None:
         before_ms = self._clock.now_ms() - int(self._config.dispatch.fanout_overdue_s * 1000)
-        self.fanouts_total += await fanouts.complete_overdue(
-            self._store, self._pushes, p, before_ms
-        )
+        self.fanouts_total += await self._overdue.complete(p, before_ms)
 
     # Numbers.
 

@@ -179,12 +179,35 @@ async def fanout_done(store: Store, home: int, push_id: int, partitions: Sequenc
     )
 
 
-async def overdue_fanouts(store: Store, home: int, before_ms: int, count: int = 100) -> list[int]:
-    """Pushes accepted before `before_ms` that have partitions left."""
-    rows = await store.call(
-        "ZRANGEBYSCORE", keys.fanouts(home), "-inf", before_ms, "LIMIT", 0, count
-    )
-    return [int(row) for row in rows]
+class Fanout(NamedTuple):
+    """A push that has partitions left."""
+
+    accepted_ms: int
+    push_id: int
+
+
+async def overdue_fanouts(
+    store: Store, home: int, before_ms: int, after: Fanout | None = None, count: int = 100
+) -> list[Fanout]:
+    """The oldest `count` pushes with partitions left, of those accepted up to `before_ms` and, where it is
+    given, behind `after` (which may be finished by now)."""
+    key, least = keys.fanouts(home), "-inf"
+    rows: list[bytes] = []
+    if after is not None:
+        # What was accepted within the same millisecond stands in the order of the members' bytes.
+        ms, last = after.accepted_ms, str(after.push_id).encode()
+        alike = await store.call("ZRANGEBYSCORE", key, ms, min(ms, before_ms), "WITHSCORES")
+        for member, score in zip(alike[::2], alike[1::2], strict=True):
+            if member > last:
+                rows += (member, score)
+        least = f"({ms}"
+    rows = rows[: 2 * count]
+    left = count - len(rows) // 2
+    if left:
+        rows += await store.call(
+            "ZRANGEBYSCORE", key, least, before_ms, "WITHSCORES", "LIMIT", 0, left
+        )
+    return [Fanout(int(score), int(i)) for i, score in zip(rows[::2], rows[1::2], strict=True)]
 
 
 async def read_record(store: Store, home: int, push_id: int) -> tuple[PushRecord, int] | None:

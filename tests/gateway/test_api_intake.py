@@ -15,7 +15,7 @@ from gateway.api.order import Order, size_of
 from gateway.api.seat import Seat
 from gateway.api.shape import Shape
 from gateway.config import Api
-from gateway.dispatch.fanouts import complete_overdue
+from gateway.dispatch.fanouts import Overdue
 from gateway.lanes import HIGH
 from gateway.store import keys
 from gateway.store.apps import App
@@ -251,7 +251,7 @@ async def test_a_fan_out_that_fails_is_left_to_the_dispatch_nodes(
         accepted = await one.intake.push(ALL)
         assert one.intake.fanouts_left_total == 1
     home = push_place(accepted.push_id).partition
-    assert await overdue_fanouts(store, home, FAR_MS) == [accepted.push_id]
+    assert [i for _, i in await overdue_fanouts(store, home, FAR_MS)] == [accepted.push_id]
     found = await read_record(store, home, accepted.push_id)
     assert found is not None and set(found[0].targets) == set(range(PARTITIONS))
 
@@ -474,7 +474,7 @@ async def test_a_dispatch_node_writes_what_intake_would_have_written(
         home = push_place(accepted[0].push_id).partition
         for n in range(20):
             await accept(store, home, record._replace(push_id=record.push_id + n), None)
-        assert await complete_overdue(store, producer, home, FAR_MS) == 21
+        assert await Overdue(store, producer).complete(home, FAR_MS) == 21
         assert await overdue_fanouts(store, home, FAR_MS) == []
     await all_alike(store, {accepted[0].push_id, *range(5, 25)})
     found = await read_record(store, home, accepted[0].push_id)
@@ -496,7 +496,7 @@ async def test_a_dispatch_node_keeps_the_shape_of_a_push(server: StoreServer, st
         await soon(lambda: one.seat.taken_total == 2)
         producer = (await one.seat.taken()).producer
         home = push_place(accepted.push_id).partition
-        assert await complete_overdue(store, producer, home, FAR_MS) == 1
+        assert await Overdue(store, producer).complete(home, FAR_MS) == 1
     for (push,) in (await all_pushes(store)).values():
         assert push.push_id == accepted.push_id and push.inbox_cap == 9
         assert (push.speed, push.holdout, push.priority, push.collapse_key) == shape
@@ -518,7 +518,7 @@ async def test_no_partition_of_a_fan_out_waits_for_another(
     targets = dict.fromkeys(range(PARTITIONS), b"")
     await accept(store, 2, PushRecord(5, APP.number, 60, ALL.audience, b"c", targets), None)
     async with asyncio.timeout(5):
-        assert await complete_overdue(store, Producer(send, Pace(), store), 2, FAR_MS) == 1
+        assert await Overdue(store, Producer(send, Pace(), store)).complete(2, FAR_MS) == 1
 
 
 @pytest.mark.parametrize("room", [2, PARTITIONS])
@@ -534,7 +534,7 @@ async def test_partitions_that_were_reached_are_noted_though_another_failed(
     await accept(store, 2, PushRecord(5, APP.number, 60, ALL.audience, b"c", targets), None)
     producer = Producer(send, Pace(waiting=room), store)
     with pytest.raises(ProducerFull if room == 2 else StoreError):
-        await complete_overdue(store, producer, 2, FAR_MS)
+        await Overdue(store, producer).complete(2, FAR_MS)
     found = await read_record(store, 2, 5)
     assert found is not None and set(found[0].targets) == set(range(min(room, 3), PARTITIONS))
 
