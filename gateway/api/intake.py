@@ -35,6 +35,7 @@ from gateway.store import keys
 from gateway.store.client import Store
 from gateway.store.clock import StoreClock
 from gateway.store.errors import Fenced, LogFull, ProducerFull, StoreError, StoreUnavailable
+from gateway.store.log import Producer
 from gateway.store.pushes import (
     Claim,
     Parts,
@@ -256,7 +257,9 @@ class Intake:
         self, tenure: Tenure, p: int, part: PushPart, deadline: float, stay: Stay
     ) -> bytes:
         """The part's unknown indexes (u32 LE each). Raises Busy, LogIsFull, Unavailable, Fenced."""
-        future = self._submit(tenure, p, part, stay)
+        if tenure.waiting >= self._limits.queue_max:
+            raise Busy(part.push_id)
+        future = self._submit(tenure.producer, p, part, stay)
         await _until_done(future, deadline - time.monotonic())
         if not future.done() or future.cancelled():
             raise Unavailable(part.push_id)
@@ -272,11 +275,13 @@ class Intake:
         except TimeoutError:
             raise Unavailable(part.push_id) from None
 
-    def _submit(self, tenure: Tenure, p: int, part: PushPart, stay: Stay) -> asyncio.Future[bytes]:
+    def _submit(
+        self, producer: Producer[PushPart, bytes], p: int, part: PushPart, stay: Stay
+    ) -> asyncio.Future[bytes]:
         """The part stays until its call has ended, whoever still waits for it."""
         size = len(part.push) + len(part.indexes) + len(part.content)
         try:
-            future = tenure.producer.submit(p, part, size)
+            future = producer.submit(p, part, size)
         except ProducerFull:
             raise Busy(part.push_id) from None
         stay.join()
@@ -299,7 +304,7 @@ class Intake:
             unknown_ids = _unknown_ids(unknown, sorted_out.beyond)
             targets = known_targets(targets, unknown, home)
         tenure = self._tenure()
-        if tenure.producer.waiting + len(targets) > self._limits.queue_max:
+        if tenure.waiting + len(targets) > self._limits.queue_max:
             raise Busy
         push_id = tenure.ids.draw(self._clock.now_ms(), several=True, partition=home)
         answer = _accepted(push_id, order, unknown_ids)
@@ -355,7 +360,7 @@ class Intake:
         open_parts: dict[asyncio.Future[bytes], int] = {}
         for p, part in parts:
             try:
-                open_parts[self._submit(tenure, p, part, stay)] = p
+                open_parts[self._submit(tenure.parts, p, part, stay)] = p
             except Busy:
                 break
         if open_parts:
@@ -363,7 +368,7 @@ class Intake:
         reached = [p for future, p in open_parts.items() if _succeeded(future)]
         if len(reached) < len(parts):
             self.fanouts_left_total += 1
-            if tenure.producer.fenced is not None:
+            if tenure.parts.fenced is not None:
                 tenure.fenced.set()
         if reached:
             try:

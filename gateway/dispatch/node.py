@@ -90,7 +90,7 @@ class Node:
             self.links,
             self.contents,
         )
-        self._pushes = push_producer(store, lease.identity, Pace(busy_s=0.02))
+        self._pushes = push_producer(store, lease.identity, Pace(busy_s=0.02), accepted=True)
         self._overdue = Overdue(store, self._pushes)
         self._seqs: dict[int, int] = {}
         self._declared: set[tuple[int, int, int]] = set()

@@ -47,17 +47,20 @@ def encode_push(  # a columba.log.Push; built by hand because it is built for ev
     return record + options
 
 
-def push_producer(store: Store, identity: Identity, pace: Pace) -> Producer[PushPart, bytes]:
+def push_producer(
+    store: Store, identity: Identity, pace: Pace, *, accepted: bool = False
+) -> Producer[PushPart, bytes]:
     """Appends parts of pushes; the result names the indexes (u32 LE each) the app does not have.
 
-    A full log refuses them: their futures raise LogFull."""
-
-    # A dispatch node only brings what has been accepted: new pushes must not take its place.
-    room = Room.REPORTS if identity.role == "node" else Room.PUSHES
+    A full log refuses them: their futures raise LogFull. `accepted`: parts of pushes whose record
+    stands already. They have room beyond that of new pushes, whoever brings them, and so calls of
+    their own: a call is refused as a whole.
+    """
+    room, channel = (Room.REPORTS, "f") if accepted else (Room.PUSHES, "p")
 
     async def send(p: int, seq: int, items: Sequence[PushPart]) -> Sequence[bytes]:
         args: list[Argument] = [
-            identity.number, "p" + identity.role[0], identity.start, seq, room.of(store),
+            identity.number, channel + identity.role[0], identity.start, seq, room.of(store),
         ]  # fmt: skip
         for part in items:
             args += (str(part.push_id), part.app, part.push, part.indexes, part.content)

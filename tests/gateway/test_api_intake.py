@@ -10,7 +10,14 @@ import pytest
 
 from gateway.api import intake as intake_module
 from gateway.api import seat as seat_module
-from gateway.api.intake import WAITING_BYTES, Busy, IdempotencyConflict, Intake, Unavailable
+from gateway.api.intake import (
+    WAITING_BYTES,
+    Busy,
+    IdempotencyConflict,
+    Intake,
+    LogIsFull,
+    Unavailable,
+)
 from gateway.api.order import Order, size_of
 from gateway.api.seat import Seat
 from gateway.api.shape import Shape
@@ -91,9 +98,11 @@ async def desk(
     queue_max: int = 1000,
     lease_s: float = 5.0,
     waiting_bytes: int = WAITING_BYTES,
+    log_records: int = 0,
 ) -> AsyncIterator[Desk]:
     limits = Api(queue_max=queue_max)
-    opened = Desk(await Store.connect(url), partitions, limits, lease_s, waiting_bytes)
+    store = await Store.connect(url, log_records=log_records)
+    opened = Desk(store, partitions, limits, lease_s, waiting_bytes)
     await opened.seat.taken()
     try:
         yield opened
@@ -254,6 +263,22 @@ async def test_a_fan_out_that_fails_is_left_to_the_dispatch_nodes(
     assert [i for _, i in await overdue_fanouts(store, home, FAR_MS)] == [accepted.push_id]
     found = await read_record(store, home, accepted.push_id)
     assert found is not None and set(found[0].targets) == set(range(PARTITIONS))
+
+
+async def test_parts_of_accepted_pushes_find_room_where_new_pushes_find_none(
+    server: StoreServer, store: Store
+) -> None:
+    for _ in range(20):
+        await store.call("XADD", keys.log(1), "*", "r", b"")
+    async with desk(server.url, log_records=20) as one:
+        with pytest.raises(LogIsFull):
+            await one.intake.push(to([device_id(1, 1)]))
+        accepted = []
+        for _ in range(PARTITIONS):  # the homes take turns, and one has the full log
+            with contextlib.suppress(LogIsFull):
+                accepted.append((await one.intake.push(ALL)).push_id)
+        assert len(accepted) == PARTITIONS - 1 and one.intake.fanouts_left_total == 0
+    assert [push.push_id for push in await pushes_in(store, 1)] == accepted
 
 
 # Idempotency keys.
@@ -545,7 +570,8 @@ async def test_partitions_that_were_reached_are_noted_though_another_failed(
 async def fence_off(store: Store, number: int) -> None:
     """As a later start of the same number would, by appending."""
     for p in range(PARTITIONS):
-        await store.call("HSET", keys.producers(p), f"{number}pa", f"{2**40} 1")
+        for channel in ("pa", "fa"):
+            await store.call("HSET", keys.producers(p), f"{number}{channel}", f"{2**40} 1")
 
 
 async def test_a_fenced_producer_takes_another_lease_and_tries_once_more(
