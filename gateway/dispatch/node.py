@@ -390,5 +390,7 @@ def _partition_samples(owned: Owned) -> Iterable[Sample]:
     yield "columba_partition_replay_records", labels, owned.snapshotting.replay_records
     yield "columba_partition_snapshot_seconds", labels, owned.snapshots.last.seconds
     yield "columba_partition_snapshot_bytes", labels, owned.snapshots.last.bytes
+    failures = owned.snapshotting.failures_total
+    yield "columba_partition_snapshot_failures_total", labels, failures
     age_s = time.monotonic() - owned.snapshots.written_at
     yield "columba_partition_snapshot_age_seconds", labels, age_s

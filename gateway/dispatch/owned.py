@@ -306,14 +306,16 @@ class Owned:
     # Snapshots.
 
     def snapshot_due(self, now: float) -> bool:
-        return self.live and (self.snapshotting.due(now) or self._log_is_long())
+        if not self.live or not self.snapshotting.may_try(now):
+            return False
+        return self.snapshotting.due(now) or self._log_is_long(now)
 
-    def _log_is_long(self) -> bool:
+    def _log_is_long(self, now: float) -> bool:
         """And a snapshot makes it shorter, even if nothing has happened since the last one: a log that takes
         no more records would wait for the next one for ever."""
         long = 0 < self.log_limit <= 2 * self.log_length
         behind = position_key(self.snapshots.trimmed_to) < position_key(self.partition.position)
-        return long and behind and time.monotonic() - self.snapshots.written_at >= _LONG_LOG_S
+        return long and behind and now - self.snapshots.written_at >= _LONG_LOG_S
 
     async def snapshot(self) -> None:
         """Write what changed since the last one and trim the log."""
