@@ -39,6 +39,7 @@ PRECEDENCE: Final = (
     (EXPIRED, "expired"),
 )
 """States of the law that can occur but for `pending`, the strongest first."""
+_FINAL: Final = frozenset(mark for mark, _ in PRECEDENCE)
 EFFECTS: Final = ((DISPLAYED, "displayed"), (CLICKED, "clicked"), (DISMISSED, "dismissed"))
 """What is counted beside the law."""
 _IMPLY_RECEIVED: Final = frozenset({DISPLAYED, CLICKED, DISMISSED})
@@ -227,6 +228,14 @@ class Campaign:
         for mark, _ in PRECEDENCE:
             if mark in self.marks:
                 left -= self.marks[mark]
+        return left
+
+    def pending_among(self, devices: BitMap) -> BitMap:
+        """Costs what they are, where few devices are asked for."""
+        left = self.targeted & devices
+        for mark, marked in self.marks.items():
+            if mark in _FINAL:
+                left -= marked
         return left
 
     @property

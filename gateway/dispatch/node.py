@@ -81,6 +81,7 @@ class Node:
         self.peers = Peers(secret)
         self.permits = Permits(store, lease.identity, self.owned, self.may_act, self.peers)
         self._reader = LogReader(reader_store)
+        self._looks = asyncio.Event()
         self._around = Surroundings(
             config.dispatch,
             store,
@@ -89,6 +90,7 @@ class Node:
             self.may_act,
             self.links,
             self.contents,
+            self._looks.set,
         )
         self._pushes = push_producer(store, lease.identity, Pace(busy_s=0.02), accepted=True)
         self._overdue = Overdue(store, self._pushes)
@@ -128,6 +130,7 @@ class Node:
             group.create_task(self._follow_roster())
             group.create_task(self._read())
             group.create_task(self._run_timers())
+            group.create_task(self._run_looks())
             group.create_task(self._housekeeping())
             group.create_task(self._write_snapshots())
             group.create_task(self.loop_stall.watch())
@@ -317,6 +320,17 @@ class Node:
             now = time.monotonic()
             for owned in list(self.owned.values()):
                 owned.on_timer(now)
+
+    async def _run_looks(self) -> None:
+        """Who has arrived, or has room for more. All of one fold or one step come together, and between
+        two steps, of whatever partitions, everything else has its turn."""
+        while True:
+            await self._looks.wait()
+            self._looks.clear()
+            while waiting := [owned for owned in self.owned.values() if owned.waits_for_look]:
+                for owned in waiting:
+                    owned.look()
+                    await asyncio.sleep(0)
 
     async def _housekeeping(self) -> None:
         """Once a second: expiry, contents and fan-outs of all partitions, side by side."""

@@ -54,6 +54,8 @@ class Surroundings(NamedTuple):
     """False once the node's own lease has run out: then nothing is sent and nothing answered."""
     links: Links
     contents: Contents
+    wake: Callable[[], None] = lambda: None
+    """Hears that a partition has something to `look` at."""
 
 
 class Owned:
@@ -89,6 +91,7 @@ class Owned:
         self.sending = Sending(
             partition,
             Pacing(config.resend_s, config.resend_max_s, config.not_there_s, config.window),
+            self._around.wake,
         )
         around = self._around
         self.transmission = Transmission(
@@ -190,7 +193,7 @@ class Owned:
         self._finals += effects.final
         self.sending.on_final(effects.final)
         if effects.arrived:
-            self.transmission.queue(self.sending.on_arrived(effects.arrived, now))
+            self.sending.on_arrived(effects.arrived)
         for push in effects.fresh:
             self._retention.add(push)
         if effects.fresh:
@@ -198,7 +201,7 @@ class Owned:
         if effects.resumed:
             self.transmission.queue(self.sending.on_resumed(effects.resumed, now))
         if effects.receipted:
-            self.transmission.queue(self.sending.on_receipted(effects.receipted, now))
+            self.sending.on_receipted(effects.receipted)
         for push, devices in effects.recalled:
             self.transmission.tell_recalled(push.push_id, devices)
         return effects
@@ -207,11 +210,20 @@ class Owned:
 
     def on_link_up(self, edge: int) -> None:
         if self.live:
-            self.transmission.queue(self.sending.on_link_up(edge, time.monotonic()))
+            self.sending.on_link_up(edge)
 
     def on_link_down(self, edge: int) -> None:
         self.sending.on_link_down(edge)
         self.transmission.on_link_down(edge)
+
+    @property
+    def waits_for_look(self) -> bool:
+        return self.live and bool(self.sending.waiting)
+
+    def look(self) -> None:
+        """A turn of the devices that wait for what is pending for them."""
+        if self.waits_for_look:
+            self.transmission.queue(self.sending.look(time.monotonic()))
 
     def on_timer(self, now: float) -> None:
         due = self.sending.next_timer()
