@@ -119,7 +119,7 @@ class Intake:
         self._limits = limits
         self._partitions = partitions
         self._quotas = quotas
-        self._homes = itertools.count(time.time_ns() // 1000)
+        self._homes = (n % partitions for n in itertools.count(time.time_ns() // 1000))
         self._fanouts: set[asyncio.Task[None]] = set()
         self.waiting = Budget(waiting_bytes)
         self.fanouts_left_total = 0
@@ -225,7 +225,7 @@ class Intake:
     async def _accept_append(self, order: Order, sorted_out: Split, stay: Stay) -> Accepted:
         targets, beyond = sorted_out
         # A push to nobody has no partition of its own; any will do.
-        p, indexes = next(iter(targets.items()), (self._any_home(), b""))
+        p, indexes = next(iter(targets.items()), (next(self._homes), b""))
         tenure = self._tenure()
         push_id = tenure.ids.draw(self._clock.now_ms(), several=False, partition=p)
         part = PushPart(
@@ -295,7 +295,7 @@ class Intake:
     ) -> tuple[Accepted, bool]:
         key = order.idempotency_key
         key_digest = claim_digest(order.app.number, key) if key else ""
-        home = home_of(key_digest, self._partitions) if key else self._any_home()
+        home = home_of(key_digest, self._partitions) if key else next(self._homes)
         targets, unknown_ids = sorted_out.targets, list(sorted_out.beyond)
         if order.audience:
             targets = targets or {home: b""}  # nobody is still one record: at its home
@@ -401,9 +401,6 @@ class Intake:
             # Push ids are unique only under a lease that stands.
             raise Unavailable
         return tenure
-
-    def _any_home(self) -> int:
-        return next(self._homes) % self._partitions
 
 
 def _settled(stay: Stay, future: asyncio.Future[bytes]) -> None:
