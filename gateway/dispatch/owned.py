@@ -13,7 +13,7 @@ from pyroaring import BitMap
 
 from gateway.config import Dispatch
 from gateway.dispatch import pieces
-from gateway.dispatch.campaign import Single
+from gateway.dispatch.campaign import Push, Single
 from gateway.dispatch.contents import Contents
 from gateway.dispatch.effects import Effects
 from gateway.dispatch.links import Links
@@ -196,8 +196,9 @@ class Owned:
             self.sending.on_arrived(effects.arrived)
         for push in effects.fresh:
             self._retention.add(push)
-        if effects.fresh:
-            self.transmission.queue(self.sending.on_fresh(effects.fresh, now))
+        fresh = [push for push in effects.fresh if push.ttl_s or not self._is_too_late(push)]
+        if fresh:
+            self.transmission.queue(self.sending.on_fresh(fresh, now))
         if effects.resumed:
             self.transmission.queue(self.sending.on_resumed(effects.resumed, now))
         if effects.receipted:
@@ -205,6 +206,12 @@ class Owned:
         for push, devices in effects.recalled:
             self.transmission.tell_recalled(push.push_id, devices)
         return effects
+
+    def _is_too_late(self, push: Push) -> bool:
+        """A push of ttl 0 that comes when it would have expired: its part waited for room in the log, or we
+        are behind. Its one attempt is over, and it expires with the next `due` record."""
+        late_ms = self._around.now_ms() - push.accepted_ms
+        return late_ms >= self._around.config.live_only_s * 1000
 
     # Sending.
 
