@@ -35,6 +35,8 @@ HELP: Final[dict[str, str]] = {
     "columba_partition_replay_records": "Records since the last snapshot, which a takeover replays",
     "columba_partition_snapshot_seconds": "How long the last snapshot took",
     "columba_partition_snapshot_bytes": "How much the last snapshot wrote",
+    "columba_partition_snapshot_failures_total": "Snapshots that could not be written, since the takeover; "
+    "tried again after 1 s, then less often, at the least once a minute",
     "columba_partition_snapshot_age_seconds": "Since the last snapshot, or since the takeover",
     "columba_process_answered": "1 if a live process answered when asked for its numbers, else 0",
     "columba_http_requests_total": "HTTP answers by route and status",

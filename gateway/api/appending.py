@@ -15,6 +15,7 @@ from gateway.api.refused import Busy, LogIsFull, Unavailable
 from gateway.api.seat import Seat, Tenure
 from gateway.store.clock import StoreClock
 from gateway.store.errors import Fenced, LogFull, ProducerFull
+from gateway.store.log import Producer
 from gateway.store.pushes import PushPart, encode_push
 
 T = TypeVar("T")
@@ -28,9 +29,11 @@ APPEND_S: Final = 3.0
 class Appending:
     """What is open, and how long it may be."""
 
-    def __init__(self, seat: Seat, clock: StoreClock) -> None:
+    def __init__(self, seat: Seat, clock: StoreClock, most: int) -> None:
+        """`most`: parts that may wait for the logs."""
         self._seat = seat
         self._clock = clock
+        self.most = most
         self._open: deque[_Append[Any]] = deque()
         """In the order of their deadlines. Those that are answered leave it as soon as they are the oldest."""
         self._timer: asyncio.TimerHandle | None = None
@@ -137,7 +140,9 @@ class _Append(Generic[T]):
 
     def submit(self, tenure: Tenure) -> None:
         """Raises Busy."""
-        future = submitted(tenure, self._p, self.part)
+        if tenure.waiting >= self._appending.most:
+            raise Busy(self.part.push_id)
+        future = submitted(tenure.producer, self._p, self.part)
         # The same id again under the next lease: a log that has it already folds it once.
         again = self._tenure is None
         self._tenure = tenure
@@ -179,11 +184,11 @@ class _Append(Generic[T]):
             self.answer.set_exception(error)
 
 
-def submitted(tenure: Tenure, p: int, part: PushPart) -> asyncio.Future[bytes]:
+def submitted(producer: Producer[PushPart, bytes], p: int, part: PushPart) -> asyncio.Future[bytes]:
     """The unknown indexes of the part (u32 LE each) once it is stored. Raises Busy at once."""
     size = len(part.push) + len(part.indexes) + len(part.content)
     try:
-        return tenure.producer.submit(p, part, size)
+        return producer.submit(p, part, size)
     except ProducerFull:
         raise Busy(part.push_id) from None
 

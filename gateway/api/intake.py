@@ -100,8 +100,8 @@ class Intake:
         self._limits = limits
         self._partitions = partitions
         self._quotas = quotas
-        self._appending = Appending(seat, clock)
-        self._homes = itertools.count(time.time_ns() // 1000)
+        self._appending = Appending(seat, clock, limits.queue_max)
+        self._homes = (n % partitions for n in itertools.count(time.time_ns() // 1000))
         self._fanouts: set[asyncio.Task[None]] = set()
         self.waiting = Budget(waiting_bytes)
         self.fanouts_left_total = 0
@@ -146,7 +146,7 @@ class Intake:
         try:
             stay = self._enter(order, 0)
             try:
-                return self._appending.begin(order, sorted_out, self._any_home(), stay, ended)
+                return self._appending.begin(order, sorted_out, next(self._homes), stay, ended)
             except Refused:
                 stay.leave()
                 raise
@@ -233,7 +233,7 @@ class Intake:
             return await self._accept_record(order, sorted_out, stay)
         stay.join()
         try:
-            home = self._any_home()
+            home = next(self._homes)
             future = self._appending.begin(order, sorted_out, home, stay, as_it_is)
         except Refused:
             stay.leave()
@@ -242,7 +242,7 @@ class Intake:
 
     def _submit(self, tenure: Tenure, p: int, part: PushPart, stay: Stay) -> asyncio.Future[bytes]:
         """The part stays until its call has ended, whoever still waits for it."""
-        future = submitted(tenure, p, part)
+        future = submitted(tenure.parts, p, part)
         stay.join()
         future.add_done_callback(partial(_settled, stay))
         return future
@@ -254,7 +254,7 @@ class Intake:
     ) -> tuple[Accepted, bool]:
         key = order.idempotency_key
         key_digest = claim_digest(order.app.number, key) if key else ""
-        home = home_of(key_digest, self._partitions) if key else self._any_home()
+        home = home_of(key_digest, self._partitions) if key else next(self._homes)
         targets, unknown_ids = sorted_out.targets, list(sorted_out.beyond)
         if order.audience:
             targets = targets or {home: b""}  # nobody is still one record: at its home
@@ -263,7 +263,7 @@ class Intake:
             unknown_ids = _unknown_ids(unknown, sorted_out.beyond)
             targets = known_targets(targets, unknown, home)
         tenure = tenure_of(self._seat)
-        if tenure.producer.waiting + len(targets) > self._limits.queue_max:
+        if tenure.waiting + len(targets) > self._limits.queue_max:
             raise Busy
         push_id = tenure.ids.draw(self._clock.now_ms(), several=True, partition=home)
         answer = accepted_of(push_id, order, unknown_ids)
@@ -327,7 +327,7 @@ class Intake:
         reached = [p for future, p in open_parts.items() if _succeeded(future)]
         if len(reached) < len(parts):
             self.fanouts_left_total += 1
-            if tenure.producer.fenced is not None:
+            if tenure.parts.fenced is not None:
                 tenure.fenced.set()
         if reached:
             try:
@@ -353,9 +353,6 @@ class Intake:
                         await self._store.wait_up()
         except TimeoutError:
             raise Unavailable(push_id) from None
-
-    def _any_home(self) -> int:
-        return next(self._homes) % self._partitions
 
 
 def _settled(stay: Stay, future: asyncio.Future[bytes]) -> None:

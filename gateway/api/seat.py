@@ -1,7 +1,7 @@
 """The number this process works under, and what stands and falls with it.
 
-A `Tenure` is one lease with the push ids drawn and the producer that appends under it. When the lease
-is lost, or a newer start has fenced the producer off, the `Seat` takes another.
+A `Tenure` is one lease with the push ids drawn and the producers that append under it. When the lease
+is lost, or a newer start has fenced a producer off, the `Seat` takes another.
 """
 
 import asyncio
@@ -30,8 +30,16 @@ class Tenure(NamedTuple):
     lease: Lease
     ids: PushIds
     producer: Producer[PushPart, bytes]
+    """Of new pushes: their append is their accept."""
+    parts: Producer[PushPart, bytes]
+    """Of pushes that have been accepted by their record."""
     fenced: asyncio.Event
     """Set by whoever is told that a newer start has this number."""
+
+    @property
+    def waiting(self) -> int:
+        """Parts that wait for the logs."""
+        return self.producer.waiting + self.parts.waiting
 
 
 class Seat:
@@ -78,8 +86,9 @@ class Seat:
         lease = await Lease.take(self._store, self._clock, "api", self._lease_s, self._info)
         await asyncio.sleep(QUIET_S)
         producer = push_producer(self._store, lease.identity, self.pace)
+        parts = push_producer(self._store, lease.identity, self.pace, accepted=True)
         ids = PushIds(lease.identity.number)
-        self._current = Tenure(lease, ids, producer, asyncio.Event())
+        self._current = Tenure(lease, ids, producer, parts, asyncio.Event())
         self.taken_total += 1
         self._changed.set()
         self._changed = asyncio.Event()
@@ -140,9 +149,10 @@ class Seat:
 
     def _retire(self, tenure: Tenure) -> None:
         """Let it append what it still has: its ids are unique, and a fenced one is refused."""
-        task = asyncio.create_task(_finish(tenure.producer))
-        self._past.add(task)
-        task.add_done_callback(self._past.discard)
+        for producer in (tenure.producer, tenure.parts):
+            task = asyncio.create_task(_finish(producer))
+            self._past.add(task)
+            task.add_done_callback(self._past.discard)
 
 
 async def _finish(producer: Producer[PushPart, bytes]) -> None:

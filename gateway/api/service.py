@@ -274,11 +274,13 @@ def _backend_samples(backend: Backend) -> Iterator[Sample]:
     tenure = seat.current
     waiting = 0
     if tenure is not None:
-        waiting = tenure.producer.waiting
-        # Of the current producer: a new lease begins at zero, which rate() understands.
-        yield "columba_store_calls_total", {}, tenure.producer.calls_total
-        yield "columba_store_retries_total", {}, tenure.producer.retries_total
+        waiting = tenure.waiting
+        # Of the current producers: a new lease begins at zero, which rate() understands.
+        both = (tenure.producer, tenure.parts)
+        yield "columba_store_calls_total", {}, sum(each.calls_total for each in both)
+        yield "columba_store_retries_total", {}, sum(each.retries_total for each in both)
         yield "columba_log_full_total", {"of": "pushes"}, tenure.producer.full_total
+        yield "columba_log_full_total", {"of": "parts"}, tenure.parts.full_total
     for quota, count in backend.quotas.refused_total.items():
         yield "columba_app_refused_total", {"quota": quota}, count
     yield from queue_samples("pushes", waiting, seat.pace.waiting)

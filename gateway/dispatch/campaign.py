@@ -231,6 +231,14 @@ class Campaign:
                 left -= self.marks[mark]
         return left
 
+    def pending_among(self, devices: BitMap) -> BitMap:
+        """Costs what they are, where few devices are asked for."""
+        left = self.targeted & devices
+        for mark, marked in self.marks.items():
+            if 1 << mark & _SETTLED:
+                left -= marked
+        return left
+
     @property
     def final(self) -> bool:
         # Asked with each receipt: mostly the counts tell, without a bitmap of those who are left.

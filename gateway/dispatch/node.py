@@ -8,13 +8,13 @@ from typing import Final
 import structlog
 
 from gateway.config import Config
-from gateway.dispatch import fanouts
 from gateway.dispatch.assignment import share_of
 from gateway.dispatch.binding import Binding
 from gateway.dispatch.contents import Contents
 from gateway.dispatch.controlling import Controlling
 from gateway.dispatch.effects import Effects
 from gateway.dispatch.explaining import Explaining
+from gateway.dispatch.fanouts import Overdue
 from gateway.dispatch.links import Links
 from gateway.dispatch.owned import Owned, Surroundings
 from gateway.dispatch.peers import Peers
@@ -81,6 +81,7 @@ class Node:
         self.peers = Peers(secret)
         self.permits = Permits(store, lease.identity, self.owned, self.may_act, self.peers)
         self._reader = LogReader(reader_store)
+        self._looks = asyncio.Event()
         self._around = Surroundings(
             config.dispatch,
             store,
@@ -89,8 +90,10 @@ class Node:
             self.may_act,
             self.links,
             self.contents,
+            self._looks.set,
         )
-        self._pushes = push_producer(store, lease.identity, Pace(busy_s=0.02))
+        self._pushes = push_producer(store, lease.identity, Pace(busy_s=0.02), accepted=True)
+        self._overdue = Overdue(store, self._pushes)
         self._seqs: dict[int, int] = {}
         self._declared: set[tuple[int, int, int]] = set()
         """(partition, edge, start) of ends that this node has written to a log"""
@@ -127,6 +130,7 @@ class Node:
             group.create_task(self._follow_roster())
             group.create_task(self._read())
             group.create_task(self._run_timers())
+            group.create_task(self._run_looks())
             group.create_task(self._housekeeping())
             group.create_task(self._write_snapshots())
             group.create_task(self.loop_stall.watch())
@@ -317,6 +321,17 @@ class Node:
             for owned in list(self.owned.values()):
                 owned.on_timer(now)
 
+    async def _run_looks(self) -> None:
+        """Who has arrived, or has room for more. All of one fold or one step come together, and between
+        two steps, of whatever partitions, everything else has its turn."""
+        while True:
+            await self._looks.wait()
+            self._looks.clear()
+            while waiting := [owned for owned in self.owned.values() if owned.waits_for_look]:
+                for owned in waiting:
+                    owned.look()
+                    await asyncio.sleep(0)
+
     async def _housekeeping(self) -> None:
         """Once a second: expiry, contents and fan-outs of all partitions, side by side."""
         while True:
@@ -348,9 +363,7 @@ class Node:
 
     async def _complete_fanouts(self, p: int) -> None:
         before_ms = self._clock.now_ms() - int(self._config.dispatch.fanout_overdue_s * 1000)
-        self.fanouts_total += await fanouts.complete_overdue(
-            self._store, self._pushes, p, before_ms
-        )
+        self.fanouts_total += await self._overdue.complete(p, before_ms)
 
     # Numbers.
 
@@ -391,5 +404,7 @@ def _partition_samples(owned: Owned) -> Iterable[Sample]:
     yield "columba_partition_replay_records", labels, owned.snapshotting.replay_records
     yield "columba_partition_snapshot_seconds", labels, owned.snapshots.last.seconds
     yield "columba_partition_snapshot_bytes", labels, owned.snapshots.last.bytes
+    failures = owned.snapshotting.failures_total
+    yield "columba_partition_snapshot_failures_total", labels, failures
     age_s = time.monotonic() - owned.snapshots.written_at
     yield "columba_partition_snapshot_age_seconds", labels, age_s

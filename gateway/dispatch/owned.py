@@ -13,7 +13,7 @@ from pyroaring import BitMap
 
 from gateway.config import Dispatch
 from gateway.dispatch import pieces
-from gateway.dispatch.campaign import Single
+from gateway.dispatch.campaign import Push, Single
 from gateway.dispatch.contents import Contents
 from gateway.dispatch.effects import Effects
 from gateway.dispatch.links import Links
@@ -54,6 +54,8 @@ class Surroundings(NamedTuple):
     """False once the node's own lease has run out: then nothing is sent and nothing answered."""
     links: Links
     contents: Contents
+    wake: Callable[[], None] = lambda: None
+    """Hears that a partition has something to `look` at."""
 
 
 class Owned:
@@ -89,6 +91,7 @@ class Owned:
         self.sending = Sending(
             partition,
             Pacing(config.resend_s, config.resend_max_s, config.not_there_s, config.window),
+            self._around.wake,
         )
         around = self._around
         self.transmission = Transmission(
@@ -190,28 +193,44 @@ class Owned:
         self._finals += effects.final
         self.sending.on_final(effects.final)
         if effects.arrived:
-            self.transmission.queue(self.sending.on_arrived(effects.arrived, now))
+            self.sending.on_arrived(effects.arrived)
         for push in effects.fresh:
             self._retention.add(push)
-        if effects.fresh:
-            self.transmission.queue(self.sending.on_fresh(effects.fresh, now))
+        fresh = [push for push in effects.fresh if push.ttl_s or not self._is_too_late(push)]
+        if fresh:
+            self.transmission.queue(self.sending.on_fresh(fresh, now))
         if effects.resumed:
             self.transmission.queue(self.sending.on_resumed(effects.resumed, now))
         if effects.receipted:
-            self.transmission.queue(self.sending.on_receipted(effects.receipted, now))
+            self.sending.on_receipted(effects.receipted)
         for push, devices in effects.recalled:
             self.transmission.tell_recalled(push.push_id, devices)
         return effects
+
+    def _is_too_late(self, push: Push) -> bool:
+        """A push of ttl 0 that comes when it would have expired: its part waited for room in the log, or we
+        are behind. Its one attempt is over, and it expires with the next `due` record."""
+        late_ms = self._around.now_ms() - push.accepted_ms
+        return late_ms >= self._around.config.live_only_s * 1000
 
     # Sending.
 
     def on_link_up(self, edge: int) -> None:
         if self.live:
-            self.transmission.queue(self.sending.on_link_up(edge, time.monotonic()))
+            self.sending.on_link_up(edge)
 
     def on_link_down(self, edge: int) -> None:
         self.sending.on_link_down(edge)
         self.transmission.on_link_down(edge)
+
+    @property
+    def waits_for_look(self) -> bool:
+        return self.live and bool(self.sending.waiting)
+
+    def look(self) -> None:
+        """A turn of the devices that wait for what is pending for them."""
+        if self.waits_for_look:
+            self.transmission.queue(self.sending.look(time.monotonic()))
 
     def on_timer(self, now: float) -> None:
         due = self.sending.next_timer()
@@ -306,14 +325,16 @@ class Owned:
     # Snapshots.
 
     def snapshot_due(self, now: float) -> bool:
-        return self.live and (self.snapshotting.due(now) or self._log_is_long())
+        if not self.live or not self.snapshotting.may_try(now):
+            return False
+        return self.snapshotting.due(now) or self._log_is_long(now)
 
-    def _log_is_long(self) -> bool:
+    def _log_is_long(self, now: float) -> bool:
         """And a snapshot makes it shorter, even if nothing has happened since the last one: a log that takes
         no more records would wait for the next one for ever."""
         long = 0 < self.log_limit <= 2 * self.log_length
         behind = position_key(self.snapshots.trimmed_to) < position_key(self.partition.position)
-        return long and behind and time.monotonic() - self.snapshots.written_at >= _LONG_LOG_S
+        return long and behind and now - self.snapshots.written_at >= _LONG_LOG_S
 
     async def snapshot(self) -> None:
         """Write what changed since the last one and trim the log."""

@@ -3,7 +3,8 @@
 Delivery follows state, not events: a device that is online, has something pending and nothing under
 way is always due to be sent to. A session coming up, a takeover, a link coming up, a refusal and a
 timer are only reasons to look at a device; looking sends everything that is pending, in the order
-of the log, a window at a time. Sending twice does no harm (ids), forgetting would.
+of the log, a window at a time. It is done in turns (`look`), for all devices together that have come
+to it by then; until its turn a device is sent nothing that could come before. Sending twice does no harm (ids), forgetting would.
 
 Two things hold a pending push back: it is paused (nothing of it is sent), or it has a speed (each of
 its devices waits for a permit, once). What is held back takes no room in a device's window.
@@ -12,11 +13,12 @@ Pure: time is an argument, seconds of any steady clock.
 """
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple
 
 from pyroaring import BitMap
 
+from gateway.dispatch.backlog import Waiting, Windows, walk
 from gateway.dispatch.campaign import Push, Single
 from gateway.dispatch.holding import Held
 from gateway.dispatch.partition import OFFLINE, Partition
@@ -38,7 +40,10 @@ class _Timer(NamedTuple):
 class Sending:
     """Decides for one partition what goes to which edge."""
 
-    def __init__(self, partition: Partition, pacing: Pacing) -> None:
+    def __init__(
+        self, partition: Partition, pacing: Pacing, wake: Callable[[], None] = lambda: None
+    ) -> None:
+        """`wake` hears that there is something to `look` at."""
         self._partition = partition
         self._pacing = pacing
         self.linked: set[int] = set()
@@ -57,6 +62,8 @@ class Sending:
         """index -> due of its one look, however many messages were refused"""
         self._refused = BitMap()
         """The devices of `_look_at`."""
+        self.waiting = Waiting(wake)
+        """Devices to look at, or whose windows may have room. None of them has refused something."""
         self.overtaken = Overtaken()
         self.anew = {priority: BitMap() for priority in WEIGHTS}
         """priority -> devices that were looked at: the next message of the lane that goes out to them is a
@@ -86,7 +93,7 @@ class Sending:
             else:
                 waiting = BitMap()
                 if push.ttl_s:
-                    waiting = BitMap(self._behind[push.priority]) | self._refused
+                    waiting = BitMap(self._behind[push.priority]) | self._undecided()
                 sends += self._split(push, push.pending() - waiting)
         self._note(sends, 0, now)
         return sends
@@ -96,7 +103,7 @@ class Sending:
         index, behind = push.index, self._behind[push.priority]
         if push.ttl_s == 0:
             return False
-        if index in behind or index in self._look_at:
+        if index in behind or index in self._look_at or index in self.waiting.anew:
             return True
         box = self._partition.inbox.of(index)
         if len(box) <= self._pacing.window:
@@ -111,13 +118,16 @@ class Sending:
             behind[index] = push.order - 1
         return index in behind
 
-    def on_arrived(self, devices: BitMap, now: float) -> list[Send]:
+    def on_arrived(self, devices: BitMap) -> None:
         """New sessions, or a new link to them: what was refused before is of the past."""
         for index in devices.intersection(BitMap(self._refusals)):
             del self._refusals[index]
         for index in devices & self._refused:
             self._forget_look(index)
-        return self._look(devices, now)
+        # What was decided for an earlier session must not come first, and what needs no look begins anew.
+        self.overtaken.overtake(devices)
+        self._begin_anew(self._reachable(devices))
+        self.waiting.look(devices)
 
     def on_live(self) -> None:
         """Whom an earlier owner has let go is not known: all that is pending waits for permits again."""
@@ -137,10 +147,11 @@ class Sending:
                 # Their window has passed this push by.
                 waiting = BitMap(self._behind[push.priority])
                 again |= (due & waiting) - self._refused
-                due -= waiting | self._refused
+                due -= waiting | self._undecided()
             sends += self._split(push, due)
         self._note(sends, 0, now)
-        return sends + self._look(again, now)
+        self.waiting.look(again)
+        return sends
 
     def on_final(self, push_ids: Iterable[int]) -> None:
         """Pushes that nobody waits for any more."""
@@ -148,9 +159,8 @@ class Sending:
             self.held.drop(push_id)
             self._untried.pop(push_id, None)
 
-    def on_withdrawn(self, withdrawn: Iterable[Send], now: float) -> list[Send]:
-        """Sends that a pause has overtaken on their way; returns what may go in their place."""
-        room: dict[int, BitMap] = {}
+    def on_withdrawn(self, withdrawn: Iterable[Send]) -> None:
+        """Sends that a pause has overtaken on their way; others may go in their place."""
         for send in withdrawn:
             push_id = send.push.push_id
             timer = self._last_timer.get((push_id, 0))
@@ -161,47 +171,32 @@ class Sending:
             else:
                 self._keep_attempt(send.push, send.devices)
             priority = send.push.priority
-            behind = send.devices & BitMap(self._behind[priority])
-            room[priority] = room.get(priority, BitMap()) | behind
-        sends = [
-            s for lane, there in room.items() for i in there for s in self._next_window(i, lane)
-        ]
-        self._note(sends, 0, now)
-        return sends
+            self._go_on(send.devices, priority)
 
-    def _look(self, devices: BitMap, now: float, attempt: int = 0) -> list[Send]:
-        """Send all that is pending, from scratch, to those who can be reached."""
-        for priority, behind in self._behind.items():
-            for index in devices.intersection(BitMap(behind)):
-                self._caught_up(index, priority)
-        self.held.look_again(devices)
-        due = self._reachable(devices)
-        if not due:
+    def look(self, now: float) -> list[Send]:
+        """A turn of those in `waiting`, some ms of work. What is decided for them replaces what was."""
+        turn = self.waiting.next(self._partition)
+        if turn is None:
             return []
-        self.overtaken.overtake(due)
-        for priority in WEIGHTS:
-            self.anew[priority] |= due
-        sends = self._backlog(due)
-        self._note(sends, attempt, now)
+        if turn.priority is None:
+            sends = self._from_scratch(turn.devices)
+        else:
+            sends = self._next_windows(turn.devices, turn.priority)
+        self._note(sends, turn.attempt, now)
         return sends
 
-    def on_receipted(self, devices: Iterable[int], now: float) -> list[Send]:
+    def on_receipted(self, devices: Iterable[int]) -> None:
         """Receipts came: those behind get more of their backlog."""
-        lanes = [(priority, behind) for priority, behind in self._behind.items() if behind]
-        if not self._refusals and not lanes:
-            return []
-        sends: list[Send] = []
-        for index in devices:
-            self._refusals.pop(index, None)
-            for priority, behind in lanes:
-                if index in behind:
-                    sends += self._next_window(index, priority)
-        self._note(sends, 0, now)
-        return sends
+        lanes = [priority for priority, behind in self._behind.items() if behind]
+        if self._refusals:
+            for index in devices:
+                self._refusals.pop(index, None)
+        for priority in lanes:
+            self._go_on(devices, priority)
 
-    def on_link_up(self, edge: int, now: float) -> list[Send]:
+    def on_link_up(self, edge: int) -> None:
         self.linked.add(edge)
-        return self.on_arrived(self._partition.online.get(edge, BitMap()).copy(), now)
+        self.on_arrived(self._partition.online.get(edge, BitMap()).copy())
 
     def on_link_down(self, edge: int) -> None:
         self.linked.discard(edge)
@@ -211,7 +206,7 @@ class Sending:
 
         Until then nothing is decided for them, and what was decided before is void.
         """
-        refused = BitMap(devices) - self._refused
+        refused = BitMap(devices) - self._undecided()
         for index in refused:
             count = self._refusals[index] = self._refusals.get(index, 0) + 1
             delay = self._pacing.not_there_s * 2 ** min(count - 1, _BACKOFF_MAX)
@@ -232,15 +227,16 @@ class Sending:
             if self._look_at.get(index) == due:
                 self._forget_look(index)
                 again.add(index)
-        sends = self._look(again, now) if again else []
         for index in again - self._reachable(again):
             self._refusals.pop(index, None)  # gone for good; its next session is a fresh start
+        self.waiting.look(again)
+        sends: list[Send] = []
         stalled: dict[int, int] = {}
         while self._timers and self._timers[0].due <= now:
             sends += self._resend(heapq.heappop(self._timers), now, stalled)
         for attempt in sorted(set(stalled.values())):
             devices = BitMap([index for index, tried in stalled.items() if tried == attempt])
-            sends += self._look(devices - again, now, attempt)
+            self.waiting.look(devices, attempt)
         return sends
 
     def next_timer(self) -> float | None:
@@ -309,15 +305,26 @@ class Sending:
     def _may_go(self, push: Push, index: int) -> bool:
         return not self._is_paused(push) and not self.held.holds(push.push_id, index)
 
+    def _not_held_back(self, push: Push, devices: BitMap) -> BitMap:
+        if self._is_paused(push):
+            return BitMap()
+        return devices - self.held.of(push.push_id) if push.speed else devices
+
+    def _undecided(self) -> BitMap:
+        """Devices that are looked at before anything else of the log's order goes out to them."""
+        return self._refused | self.waiting.anew
+
     def _keep_attempt(self, push: Push, devices: BitMap) -> None:
         """Of a paused push; with ttl 0 it is not known otherwise who has had his one attempt."""
         if push.ttl_s == 0:
             self._untried[push.push_id] = self._untried.get(push.push_id, BitMap()) | devices
 
-    def _caught_up(self, index: int, priority: int) -> None:
-        """A device is not behind any more: what else is pending for it may go."""
-        if self._behind[priority].pop(index, None) is not None and self.held:
-            self.held.look_again(BitMap((index,)))
+    def _caught_up(self, devices: Iterable[int], priority: int) -> None:
+        """They are not behind any more: what else is pending for them may go."""
+        behind = self._behind[priority]
+        caught_up = [index for index in devices if behind.pop(index, None) is not None]
+        if caught_up and self.held:
+            self.held.look_again(BitMap(caught_up))
 
     def _sendable(self, push_id: int, devices: BitMap) -> BitMap:
         """Which of the held devices can be sent to now; those that are final are taken out of them.
@@ -329,7 +336,7 @@ class Sending:
         if push is None:
             return BitMap()
         devices &= push.pending()
-        ready = self._reachable(devices) - self._refused
+        ready = self._reachable(devices) - self._undecided()
         return ready - BitMap(self._behind[push.priority]) if push.ttl_s else ready
 
     def _reachable(self, devices: BitMap) -> BitMap:
@@ -349,52 +356,50 @@ class Sending:
                 sends.append(Send(edge, push, hit))
         return sends
 
-    def _backlog(self, due: BitMap) -> list[Send]:
-        """All that is pending for these reachable devices, a window each, in the order of the log.
+    def _begin_anew(self, devices: BitMap) -> None:
+        for priority in WEIGHTS:
+            self.anew[priority] |= devices
 
-        Without pushes of ttl 0: those have one attempt, within the session that they found.
-        """
-        partition = self._partition
-        boxes = [partition.inbox.of(index) for index in due & BitMap(partition.inbox)]
-        longest = max(map(len, boxes), default=0) + len(partition.campaigns)
-        if longest > self._pacing.window:
-            lanes = [(i, priority) for i in due for priority in WEIGHTS]
-            return [s for i, lane in lanes for s in self._next_window(i, lane, anew=True)]
-        pushes: list[Push] = [single for box in boxes for single in box]
-        pushes += partition.campaigns.values()
-        pushes = [push for push in pushes if push.ttl_s and not self._is_paused(push)]
-        pushes.sort(key=lambda push: push.order)
-        sends: list[Send] = []
-        for push in pushes:
-            if isinstance(push, Single):
-                edge = partition.edge_of(push.index)
-                sends.append(Send(edge, push, BitMap((push.index,))))
-            else:
-                sends += self._split(push, (push.pending() & due) - self.held.of(push.push_id))
-        return sends
+    def _from_scratch(self, devices: BitMap) -> list[Send]:
+        """All that is pending for those who can be reached, a window of each lane."""
+        for priority in WEIGHTS:
+            self._caught_up(devices, priority)
+        self.held.look_again(devices)
+        due = self._reachable(devices)
+        self.overtaken.overtake(due)
+        self._begin_anew(due)
+        window = self._pacing.window
+        return self._walk(due, {priority: Windows(due, {}, window) for priority in WEIGHTS})
 
-    def _next_window(self, index: int, priority: int, *, anew: bool = False) -> list[Send]:
-        """More of a device's backlog in a lane, so that at most a window of it is without receipt."""
+    def _go_on(self, devices: Iterable[int], priority: int) -> None:
+        """There may be room in the windows of those of them that are behind."""
         behind = self._behind[priority]
-        edge = self._partition.edge_of(index)
-        if edge == OFFLINE or edge not in self.linked:
-            self._caught_up(index, priority)
+        if behind:
+            self.waiting.go_on(BitMap([i for i in devices if i in behind]), priority)
+
+    def _next_windows(self, devices: BitMap, priority: int) -> list[Send]:
+        """More of their backlog in a lane, so that at most a window of it is without receipt."""
+        here = self._reachable(devices)
+        self._caught_up(devices - here, priority)
+        here -= self._undecided()  # their look begins from scratch
+        behind = self._behind[priority]
+        sent_to = {index: behind[index] for index in here if index in behind}
+        due = BitMap(sent_to)
+        return self._walk(due, {priority: Windows(due, sent_to, self._pacing.window)})
+
+    def _walk(self, devices: BitMap, lanes: Mapping[int, Windows]) -> list[Send]:
+        if not devices:
             return []
-        if index in self._refused:
-            return []  # its look begins from scratch
-        sent_to = -1 if anew else behind[index]
-        found = [p for p in self._partition.pending_of(index) if p.priority == priority]
-        pending = [push for push in found if push.ttl_s and self._may_go(push, index)]
-        unsent = [push for push in pending if push.order > sent_to]
-        room = self._pacing.window - (len(pending) - len(unsent))
-        if unsent and room < self._pacing.window // 2:
-            return []
-        batch = unsent[: max(0, room)]
-        if len(batch) < len(unsent):
-            behind[index] = batch[-1].order if batch else sent_to
-        else:
-            self._caught_up(index, priority)
-        return [Send(edge, push, BitMap((index,))) for push in batch]
+        sends: list[Send] = []
+        for push, goes in walk(self._partition, devices, lanes, self._not_held_back):
+            sends += self._split(push, goes)
+        for priority, lane in lanes.items():
+            behind = self._behind[priority]
+            for index in lane.behind:
+                if index in lane.last:  # else it is where it was
+                    behind[index] = lane.last[index]
+            self._caught_up(lane.open, priority)
+        return sends
 
     def _note(self, sends: Iterable[Send], attempt: int, now: float) -> None:
         """Start the timers that bring unreceipted sends back."""
@@ -420,8 +425,7 @@ class Sending:
         if self._last_timer.get(key) == timer:
             del self._last_timer[key]
         push = self._partition.pushes.get(timer.push_id)
-        devices -= self._refused  # that look sends it again
-        sends: list[Send] = []
+        devices -= self._undecided()  # that look sends it again
         behind = BitMap()
         for priority in WEIGHTS if push is None else (push.priority,):
             behind = devices & BitMap(self._behind[priority])
@@ -430,11 +434,10 @@ class Sending:
                     stalled[index] = max(stalled.get(index, 0), timer.attempt + 1)
                 else:
                     # Received, or expired: perhaps the whole window is, and no receipt moves it on.
-                    sends += self._next_window(index, priority)
-        self._note(sends, 0, now)
+                    self._go_on((index,), priority)
         if push is None or push.ttl_s == 0 or push.final or self._is_paused(push):
-            return sends
+            return []
         due = (devices & push.pending()) - self.held.of(push.push_id)
         resent = self._split(push, due - behind)
         self._note(resent, timer.attempt + 1, now)
-        return sends + resent
+        return resent

@@ -1,6 +1,7 @@
 """Writing one partition down: when it is due, what has to be written, and what that took."""
 
 import time
+from typing import Final
 
 from gateway.config import Dispatch
 from gateway.dispatch import pieces
@@ -9,6 +10,10 @@ from gateway.dispatch.partition import Partition
 from gateway.slices import in_slices
 from gateway.store.errors import StoreError
 from gateway.store.snapshots import Snapshots
+
+_RETRY_MIN_S: Final = 1.0
+_RETRY_MAX_S: Final = 60.0
+"""Between two tries while the store does not take one: each may write all that has changed."""
 
 
 class Snapshotting:
@@ -24,6 +29,9 @@ class Snapshotting:
         """What had changed at the last snapshot; None before our first one, which is complete."""
         self._tried_at = 0.0
         """When one could not be written (monotonic seconds)."""
+        self._failures = 0
+        """Since the last one that was written."""
+        self.failures_total = 0
         self.footprint = Footprint(partition)
 
     @property
@@ -31,7 +39,17 @@ class Snapshotting:
         """Folded since the last snapshot: the next owner would fold them again."""
         return self._partition.records - self._records
 
+    def may_try(self, now: float) -> bool:
+        """Not too soon after one that could not be written, whatever the next one is due for."""
+        if not self._failures:
+            return True
+        return now - self._tried_at >= min(
+            _RETRY_MIN_S * 2.0 ** min(self._failures - 1, 16), _RETRY_MAX_S
+        )
+
     def due(self, now: float) -> bool:
+        if not self.may_try(now):
+            return False
         records, config = self.replay_records, self._config
         if records >= config.snapshot_records:
             return True
@@ -59,9 +77,12 @@ class Snapshotting:
             unwritten = set()
         except StoreError:
             self._tried_at = time.monotonic()
+            self._failures += 1
+            self.failures_total += 1
             raise
         finally:
             partition.changes.dirty |= unwritten
+        self._failures = 0
         self._records = records
         self._dirty_before = dirty
         await in_slices(self.footprint.look())

@@ -207,7 +207,7 @@ class Transmission:
             elif self._sending.is_open(send.push):
                 due.append(self._still_due(queued))
         if withdrawn:
-            self.queue(self._sending.on_withdrawn(withdrawn, time.monotonic()))
+            self._sending.on_withdrawn(withdrawn)
         if due:
             self._deliver(lane, _framed(due, found, self._ways.now_ms()))
 

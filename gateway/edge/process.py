@@ -18,7 +18,8 @@ from gateway.datadir import RUN, socket_dir
 from gateway.edge.answers import goaway
 from gateway.edge.delivery import Delivery
 from gateway.edge.departures import Departures, Target
-from gateway.edge.reactor import Limits, Reactor
+from gateway.edge.handling import Limits
+from gateway.edge.reactor import Reactor
 from gateway.edge.recalls import MOST as RECALLS_MAX
 from gateway.edge.recalls import Recall
 from gateway.edge.registrar import Registrar
@@ -287,10 +288,8 @@ class EdgeProcess:
             await asyncio.sleep(_CLOCK_S)
 
     def _mind_lease(self) -> None:
-        """Who recalls a push asks the edges whose leases stand. So without one no message leaves this edge: what
-        waits for slow connections goes on waiting, and delivers are sent back, until there is a lease again and the
-        recalls of the meantime are known.
-        """
+        """Who recalls a push asks the edges whose leases stand. So without one no message leaves this edge, until
+        there is one again and the recalls of the meantime are known."""
         left_s = self._lease.left_s
         if 0 < left_s < _CLOCK_S:  # it may run out before we look again
             asyncio.get_running_loop().call_later(left_s, self._mind_lease)
@@ -338,12 +337,13 @@ class EdgeProcess:
         elif self.sessions.draining or self.departures.under_way:
             raise RpcError("busy", "sessions of this edge are on their way already")
         else:
-            return _departing(self.departures.move(targets, request.over_s))
+            sessions = self.departures.move(targets, request.over_s)
+            return rpc_pb2.DepartReply(sessions=sessions).SerializeToString()
         try:
             await self._lease.say(draining=self.sessions.draining)
         except StoreError as error:
             raise RpcError("unavailable", str(error)) from None
-        return _departing(sessions)
+        return rpc_pb2.DepartReply(sessions=sessions).SerializeToString()
 
     def _on_stats(self, body: bytes) -> bytes:
         return encode_stats("edge", self._samples())
@@ -432,10 +432,6 @@ class EdgeProcess:
         self.registrar.close()
         await self.rpc.stop()
         await self.store.close()
-
-
-def _departing(sessions: int) -> bytes:
-    return rpc_pb2.DepartReply(sessions=sessions).SerializeToString()
 
 
 async def run(config: Config, secrets: Secrets, store_url: str, ready: Ready) -> None:

@@ -16,10 +16,11 @@ import os
 import select
 import socket
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final
 
 import structlog
 
+from gateway.edge.handling import Handler, Limits
 from gateway.edge.listeners import Listeners
 from gateway.edge.output import CONTROL, Item, Output
 
@@ -34,38 +35,6 @@ _LINGERING: Final = 1024
 _IN: Final = select.EPOLLIN
 _OUT: Final = select.EPOLLOUT
 _READ_NOW: Final = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
-
-
-class Handler(Protocol):
-    """What the reactor tells about connections, and asks."""
-
-    def room(self) -> int:
-        """How many more may be accepted now."""
-
-    def on_accept(self, fd: int) -> None: ...
-
-    def on_bytes(self, fd: int, data: bytes) -> None: ...
-
-    def on_overflow(self, fd: int) -> None:
-        """The peer sends but does not read: the connection is closed right after this."""
-
-    def on_closed(self, fd: int) -> None:
-        """The descriptor is still open, and closed right after this."""
-
-
-class Limits(NamedTuple):
-    """Bounds of the reactor."""
-
-    descriptors_high: int
-    """A descriptor above it: the listeners close."""
-    descriptors_low: int
-    """Connections at or below it: they open again."""
-    accepts_per_s: int
-    output_cap: int
-    """Bytes that may wait for one connection."""
-    slow_close_s: float
-    descriptors: int
-    """That the process may open."""
 
 
 class Reactor:

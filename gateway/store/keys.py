@@ -36,6 +36,8 @@ The deployment's keys
     {leases}         zset   role:number -> ms (store's clock) at which the lease runs out.
     {leases}:info    hash   role:number -> JSON {start, down, ...what the holder says of itself}.
     {leases}:start   string counter of process starts.
+    {leases}:request:{r}  string  "number start" of the lease that request r was given; gone after a
+                            lease period. lease_take.lua.
     {leases}:folded:{n}  set   partitions that have folded the end of edge n.
     {apps}           hash   app id -> JSON {number, access_key, api_keys: [SHA-256, ...]}.
     {apps}:number    string counter of app numbers.
@@ -134,6 +136,10 @@ def idempotency(p: int, digest: str) -> str:
 
 def folded(edge: int) -> str:
     return f"{LEASES}:folded:{edge}"
+
+
+def lease_request(request: str) -> str:
+    return f"{LEASES}:request:{request}"
 
 
 def account_home(app: int, account: str, partitions: int) -> int:

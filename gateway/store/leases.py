@@ -7,6 +7,7 @@ lease period, because after its own downtime every lease looks expired.
 
 import asyncio
 import json
+import secrets
 import time
 from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple, Self
@@ -63,13 +64,28 @@ class Lease:
     async def take(
         cls, store: Store, clock: StoreClock, role: Role, lease_s: float, info: Mapping[str, Any]
     ) -> Self:
-        """Lease the lowest free number of `role`. Raises StoreError when none is free."""
-        sent = time.monotonic()
-        number, start, now_ms = await store.run(
-            "lease_take",
-            [keys.LEASES, keys.LEASE_INFO, keys.LEASE_START],
-            [role, HIGHEST[role], int(lease_s * 1000), json.dumps(dict(info))],
-        )
+        """Lease the lowest free number of `role`. Raises StoreError when none is free, StoreUnavailable
+        when the store has not answered for a lease period.
+
+        Until then it is asked again under the same request. A lease whose reply was lost, and that
+        nobody renews, would count as alive until it runs out: a node's share of the partitions would
+        have no owner so long.
+        """
+        request = keys.lease_request(secrets.token_hex(8))
+        end = time.monotonic() + lease_s
+        while True:
+            sent = time.monotonic()
+            try:
+                number, start, now_ms = await store.run(
+                    "lease_take",
+                    [keys.LEASES, keys.LEASE_INFO, keys.LEASE_START, request],
+                    [role, HIGHEST[role], int(lease_s * 1000), json.dumps(dict(info))],
+                )
+                break
+            except StoreUnavailable:
+                if time.monotonic() >= end:
+                    raise
+                await asyncio.sleep(_RETRY_S)
         if not number:
             raise StoreError(f"no number is free for another {role} process")
         clock.correct(float(now_ms), sent, time.monotonic())

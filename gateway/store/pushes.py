@@ -47,17 +47,20 @@ def encode_push(  # a columba.log.Push; built by hand because it is built for ev
     return record + options
 
 
-def push_producer(store: Store, identity: Identity, pace: Pace) -> Producer[PushPart, bytes]:
+def push_producer(
+    store: Store, identity: Identity, pace: Pace, *, accepted: bool = False
+) -> Producer[PushPart, bytes]:
     """Appends parts of pushes; the result names the indexes (u32 LE each) the app does not have.
 
-    A full log refuses them: their futures raise LogFull."""
-
-    # A dispatch node only brings what has been accepted: new pushes must not take its place.
-    room = Room.REPORTS if identity.role == "node" else Room.PUSHES
+    A full log refuses them: their futures raise LogFull. `accepted`: parts of pushes whose record
+    stands already. They have room beyond that of new pushes, whoever brings them, and so calls of
+    their own: a call is refused as a whole.
+    """
+    room, channel = (Room.REPORTS, "f") if accepted else (Room.PUSHES, "p")
 
     async def send(p: int, seq: int, items: Sequence[PushPart]) -> Sequence[bytes]:
         args: list[Argument] = [
-            identity.number, "p" + identity.role[0], identity.start, seq, room.of(store),
+            identity.number, channel + identity.role[0], identity.start, seq, room.of(store),
         ]  # fmt: skip
         for part in items:
             args += (str(part.push_id), part.app, part.push, part.indexes, part.content)
@@ -179,12 +182,35 @@ async def fanout_done(store: Store, home: int, push_id: int, partitions: Sequenc
     )
 
 
-async def overdue_fanouts(store: Store, home: int, before_ms: int, count: int = 100) -> list[int]:
-    """Pushes accepted before `before_ms` that have partitions left."""
-    rows = await store.call(
-        "ZRANGEBYSCORE", keys.fanouts(home), "-inf", before_ms, "LIMIT", 0, count
-    )
-    return [int(row) for row in rows]
+class Fanout(NamedTuple):
+    """A push that has partitions left."""
+
+    accepted_ms: int
+    push_id: int
+
+
+async def overdue_fanouts(
+    store: Store, home: int, before_ms: int, after: Fanout | None = None, count: int = 100
+) -> list[Fanout]:
+    """The oldest `count` pushes with partitions left, of those accepted up to `before_ms` and, where it is
+    given, behind `after` (which may be finished by now)."""
+    key, least = keys.fanouts(home), "-inf"
+    rows: list[bytes] = []
+    if after is not None:
+        # What was accepted within the same millisecond stands in the order of the members' bytes.
+        ms, last = after.accepted_ms, str(after.push_id).encode()
+        alike = await store.call("ZRANGEBYSCORE", key, ms, min(ms, before_ms), "WITHSCORES")
+        for member, score in zip(alike[::2], alike[1::2], strict=True):
+            if member > last:
+                rows += (member, score)
+        least = f"({ms}"
+    rows = rows[: 2 * count]
+    left = count - len(rows) // 2
+    if left:
+        rows += await store.call(
+            "ZRANGEBYSCORE", key, least, before_ms, "WITHSCORES", "LIMIT", 0, left
+        )
+    return [Fanout(int(score), int(i)) for i, score in zip(rows[::2], rows[1::2], strict=True)]
 
 
 async def read_record(store: Store, home: int, push_id: int) -> tuple[PushRecord, int] | None:

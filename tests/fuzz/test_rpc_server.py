@@ -100,7 +100,7 @@ def test_a_peer_that_says_anything(data: bytes, at: list[int]) -> None:
 
 def answered(server: RpcServer, requests: int) -> bool:
     """So many have been looked at, and none is being worked on."""
-    busy = any(connection._tasks for connection in server.connections)
+    busy = any(connection._open for connection in server.connections)
     return server.requests_total >= requests and not busy
 
 

@@ -13,11 +13,11 @@ from gateway.api import intake as intake_module
 from gateway.api import seat as seat_module
 from gateway.api.intake import WAITING_BYTES, Intake
 from gateway.api.order import Order, size_of
-from gateway.api.refused import Busy, IdempotencyConflict, Unavailable
+from gateway.api.refused import Busy, IdempotencyConflict, LogIsFull, Unavailable
 from gateway.api.seat import Seat
 from gateway.api.shape import Shape
 from gateway.config import Api
-from gateway.dispatch.fanouts import complete_overdue
+from gateway.dispatch.fanouts import Overdue
 from gateway.lanes import HIGH
 from gateway.store import keys
 from gateway.store.apps import App
@@ -93,9 +93,11 @@ async def desk(
     queue_max: int = 1000,
     lease_s: float = 5.0,
     waiting_bytes: int = WAITING_BYTES,
+    log_records: int = 0,
 ) -> AsyncIterator[Desk]:
     limits = Api(queue_max=queue_max)
-    opened = Desk(await Store.connect(url), partitions, limits, lease_s, waiting_bytes)
+    store = await Store.connect(url, log_records=log_records)
+    opened = Desk(store, partitions, limits, lease_s, waiting_bytes)
     await opened.seat.taken()
     try:
         yield opened
@@ -253,9 +255,25 @@ async def test_a_fan_out_that_fails_is_left_to_the_dispatch_nodes(
         accepted = await one.intake.push(ALL)
         assert one.intake.fanouts_left_total == 1
     home = push_place(accepted.push_id).partition
-    assert await overdue_fanouts(store, home, FAR_MS) == [accepted.push_id]
+    assert [i for _, i in await overdue_fanouts(store, home, FAR_MS)] == [accepted.push_id]
     found = await read_record(store, home, accepted.push_id)
     assert found is not None and set(found[0].targets) == set(range(PARTITIONS))
+
+
+async def test_parts_of_accepted_pushes_find_room_where_new_pushes_find_none(
+    server: StoreServer, store: Store
+) -> None:
+    for _ in range(20):
+        await store.call("XADD", keys.log(1), "*", "r", b"")
+    async with desk(server.url, log_records=20) as one:
+        with pytest.raises(LogIsFull):
+            await one.intake.push(to([device_id(1, 1)]))
+        accepted = []
+        for _ in range(PARTITIONS):  # the homes take turns, and one has the full log
+            with contextlib.suppress(LogIsFull):
+                accepted.append((await one.intake.push(ALL)).push_id)
+        assert len(accepted) == PARTITIONS - 1 and one.intake.fanouts_left_total == 0
+    assert [push.push_id for push in await pushes_in(store, 1)] == accepted
 
 
 # Idempotency keys.
@@ -476,7 +494,7 @@ async def test_a_dispatch_node_writes_what_intake_would_have_written(
         home = push_place(accepted[0].push_id).partition
         for n in range(20):
             await accept(store, home, record._replace(push_id=record.push_id + n), None)
-        assert await complete_overdue(store, producer, home, FAR_MS) == 21
+        assert await Overdue(store, producer).complete(home, FAR_MS) == 21
         assert await overdue_fanouts(store, home, FAR_MS) == []
     await all_alike(store, {accepted[0].push_id, *range(5, 25)})
     found = await read_record(store, home, accepted[0].push_id)
@@ -498,7 +516,7 @@ async def test_a_dispatch_node_keeps_the_shape_of_a_push(server: StoreServer, st
         await soon(lambda: one.seat.taken_total == 2)
         producer = (await one.seat.taken()).producer
         home = push_place(accepted.push_id).partition
-        assert await complete_overdue(store, producer, home, FAR_MS) == 1
+        assert await Overdue(store, producer).complete(home, FAR_MS) == 1
     for (push,) in (await all_pushes(store)).values():
         assert push.push_id == accepted.push_id and push.inbox_cap == 9
         assert (push.speed, push.holdout, push.priority, push.collapse_key) == shape
@@ -520,7 +538,7 @@ async def test_no_partition_of_a_fan_out_waits_for_another(
     targets = dict.fromkeys(range(PARTITIONS), b"")
     await accept(store, 2, PushRecord(5, APP.number, 60, ALL.audience, b"c", targets), None)
     async with asyncio.timeout(5):
-        assert await complete_overdue(store, Producer(send, Pace(), store), 2, FAR_MS) == 1
+        assert await Overdue(store, Producer(send, Pace(), store)).complete(2, FAR_MS) == 1
 
 
 @pytest.mark.parametrize("room", [2, PARTITIONS])
@@ -536,7 +554,7 @@ async def test_partitions_that_were_reached_are_noted_though_another_failed(
     await accept(store, 2, PushRecord(5, APP.number, 60, ALL.audience, b"c", targets), None)
     producer = Producer(send, Pace(waiting=room), store)
     with pytest.raises(ProducerFull if room == 2 else StoreError):
-        await complete_overdue(store, producer, 2, FAR_MS)
+        await Overdue(store, producer).complete(2, FAR_MS)
     found = await read_record(store, 2, 5)
     assert found is not None and set(found[0].targets) == set(range(min(room, 3), PARTITIONS))
 
@@ -547,7 +565,8 @@ async def test_partitions_that_were_reached_are_noted_though_another_failed(
 async def fence_off(store: Store, number: int) -> None:
     """As a later start of the same number would, by appending."""
     for p in range(PARTITIONS):
-        await store.call("HSET", keys.producers(p), f"{number}pa", f"{2**40} 1")
+        for channel in ("pa", "fa"):
+            await store.call("HSET", keys.producers(p), f"{number}{channel}", f"{2**40} 1")
 
 
 async def test_a_fenced_producer_takes_another_lease_and_tries_once_more(

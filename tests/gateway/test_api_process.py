@@ -208,7 +208,7 @@ async def open_fanouts(server: StoreServer) -> set[int]:
 
     store = await Store.connect(server.url)
     try:
-        return {n for p in range(4) for n in await overdue_fanouts(store, p, 2**50)}
+        return {n for p in range(4) for _, n in await overdue_fanouts(store, p, 2**50)}
     finally:
         await store.close()
 

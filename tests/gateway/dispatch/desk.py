@@ -20,6 +20,8 @@ class Desk:
         self.partition = self.log.partition
         self.sending = Sending(self.partition, pacing)
         self.now = 1000.0
+        self.rests = False
+        """Nobody looks at who waits for it."""
 
     def fold(self, *logged: bytes) -> list[Send]:
         """Fold, then act on the effects in the order in which the owner does."""
@@ -28,17 +30,30 @@ class Desk:
             effects = self.log.fold(record)
             self.sending.on_final(effects.final)
             if effects.arrived:
-                sends += self.sending.on_arrived(effects.arrived, self.now)
+                self.sending.on_arrived(effects.arrived)
             if effects.fresh:
                 sends += self.sending.on_fresh(effects.fresh, self.now)
             if effects.resumed:
                 sends += self.sending.on_resumed(effects.resumed, self.now)
             if effects.receipted:
-                sends += self.sending.on_receipted(effects.receipted, self.now)
+                self.sending.on_receipted(effects.receipted)
+            sends += self.looked()
+        return sends
+
+    def looked(self) -> list[Send]:
+        """All turns that there are to be had."""
+        sends: list[Send] = []
+        while self.sending.waiting and not self.rests:
+            sends += self.sending.look(self.now)
         return sends
 
     def link_up(self, edge: int) -> list[Send]:
-        return self.sending.on_link_up(edge, self.now)
+        self.sending.on_link_up(edge)
+        return self.looked()
+
+    def withdrawn(self, sends: Iterable[Send]) -> list[Send]:
+        self.sending.on_withdrawn(sends)
+        return self.looked()
 
     def next_timer(self) -> list[Send] | None:
         """Time passes until something is due; None if nothing will ever be."""
@@ -46,7 +61,7 @@ class Desk:
         if due is None:
             return None
         self.now = max(self.now, due)
-        return self.sending.on_timer(self.now)
+        return self.sending.on_timer(self.now) + self.looked()
 
     def after(self, seconds: float) -> list[Send]:
         """Time passes; every timer on the way fires when it is due."""

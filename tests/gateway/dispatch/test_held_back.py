@@ -94,7 +94,7 @@ def test_what_a_pause_overtakes_on_its_way_makes_room_at_once() -> None:
     desk.fold(*[to_one(n) for n in range(1, 8)])
     on_the_way = desk.fold(records.sessions(1, [0]))
     desk.fold(*[records.control(n, PAUSE) for n in (1, 2, 3)])
-    assert pairs(desk.sending.on_withdrawn(on_the_way, desk.now)) == [(0, 4), (0, 5), (0, 6)]
+    assert pairs(desk.withdrawn(on_the_way)) == [(0, 4), (0, 5), (0, 6)]
     assert desk.sending.state_of(desk.partition.pushes[1], 0, desk.now).attempt == 0
     assert pairs(desk.fold(records.control(1, RESUME))) == [(0, 1), (0, 4), (0, 5)]
 
@@ -106,7 +106,7 @@ def test_ttl_0_has_its_one_attempt_after_the_pause_if_not_before() -> None:
     on_the_way = desk.fold(records.push(2, everybody=True, ttl_s=0))
     overtaken = [Send(1, on_the_way[0].push, on_the_way[0].devices[:1])]
     desk.fold(records.control(2, PAUSE))
-    desk.sending.on_withdrawn(overtaken, desk.now)
+    desk.withdrawn(overtaken)
     assert pairs(desk.fold(records.control(2, RESUME))) == [(0, 2)]
     desk.fold(records.control(2, PAUSE))
     assert desk.fold(records.control(2, RESUME)) == []
@@ -193,7 +193,7 @@ def test_what_a_pause_overtakes_of_a_paced_push_needs_another_permit() -> None:
     desk.fold(paced(1))
     on_the_way = desk.sending.release(1, 2, desk.now)
     desk.fold(records.control(1, PAUSE))
-    assert desk.sending.on_withdrawn(on_the_way, desk.now) == []
+    assert desk.withdrawn(on_the_way) == []
     assert desk.fold(records.control(1, RESUME)) == []
     assert desk.sending.wanted(desk.now + 1) == {1: 2}
     # When it was on its way for the second time, too.
@@ -201,7 +201,7 @@ def test_what_a_pause_overtakes_of_a_paced_push_needs_another_permit() -> None:
     on_the_way = desk.after(30.0)
     assert pairs(on_the_way) == [(0, 1), (2, 1)]
     desk.fold(records.control(1, PAUSE))
-    desk.sending.on_withdrawn(on_the_way, desk.now)
+    desk.withdrawn(on_the_way)
     desk.fold(records.control(1, RESUME))
     assert desk.after(3600.0) == []
 
@@ -236,7 +236,8 @@ def test_an_heir_holds_all_that_is_pending_again() -> None:
     desk.fold(received(1, 0))
     heir = Sending(desk.partition, PACING)
     heir.on_live()
-    assert heir.on_link_up(1, desk.now) == []
+    heir.on_link_up(1)
+    assert heir.look(desk.now) == []
     assert heir.wanted(desk.now) == {1: 2}
 
 
@@ -310,7 +311,7 @@ class HeldBack(Delivery):
             if push.push_id not in self.paused and self.desk.sending.is_open(push):
                 self.send(send)
         overtaken = [send for send in batch if send.push.push_id in self.paused]
-        self.go(self.desk.sending.on_withdrawn(overtaken, self.desk.now))
+        self.go(self.desk.withdrawn(overtaken))
 
     def send(self, send: Send) -> None:
         push_id = send.push.push_id
@@ -370,6 +371,7 @@ class HeldBack(Delivery):
     @rule()
     def from_now_on_what_is_sent_arrives(self) -> None:
         desk = self.desk
+        self.looking_is_put_off(False)
         for _ in range(600):
             self.the_queue_goes_out()
             while self.wire:

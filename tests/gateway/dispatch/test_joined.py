@@ -148,6 +148,8 @@ class Joined(RuleBasedStateMachine):
         self.recalled: dict[int, dict[int, bool]] = {}
         self.store_away = False
         self.cold = False
+        self.rests = False
+        """The owner looks at nobody who waits for it."""
         self.old_wires: list[tuple[int, Wire]] = []
         self.loop.run_until_complete(self._begin())
         self.append(records.sessions(1, DEVICES, DEVICES))
@@ -176,7 +178,14 @@ class Joined(RuleBasedStateMachine):
             for _ in range(times):
                 await asyncio.sleep(0)
 
+        self.look()
         self.loop.run_until_complete(some())
+        if self.owner.sending.waiting and not self.rests:
+            self.turn(times)
+
+    def look(self) -> None:
+        while self.owner.sending.waiting and not self.rests:
+            self.owner.transmission.queue(self.owner.sending.look(self.now))
 
     # Contents and the log.
 
@@ -201,10 +210,10 @@ class Joined(RuleBasedStateMachine):
             sending, queue = self.owner.sending, self.owner.transmission.queue
             sending.on_final(effects.final)
             if effects.arrived:
-                queue(sending.on_arrived(effects.arrived, self.now))
+                sending.on_arrived(effects.arrived)
             queue(sending.on_fresh(effects.fresh, self.now))
             queue(sending.on_resumed(effects.resumed, self.now))
-            queue(sending.on_receipted(effects.receipted, self.now))
+            sending.on_receipted(effects.receipted)
             if then is not None:
                 then()
         self.turn()
@@ -359,8 +368,7 @@ class Joined(RuleBasedStateMachine):
     def a_link_comes(self, edge: int) -> None:
         if edge not in self.owner.wires:
             self.owner.wires[edge] = Wire()
-            sends = self.owner.sending.on_link_up(edge, self.now)
-            self.owner.transmission.queue(sends)
+            self.owner.sending.on_link_up(edge)
             self.turn()
 
     @rule(edge=st.sampled_from(EDGES))
@@ -448,6 +456,11 @@ class Joined(RuleBasedStateMachine):
         self._read(edge, wire, count)
         self.turn()
 
+    @rule(rests=st.booleans())
+    def looking_is_put_off(self, rests: bool) -> None:
+        self.rests = rests
+        self.turn()
+
     @rule(seconds=st.sampled_from([0.1, 1.0, 3.0, 40.0]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
@@ -457,7 +470,7 @@ class Joined(RuleBasedStateMachine):
     # In the end.
 
     def heal(self) -> None:
-        self.store_away = False
+        self.store_away = self.rests = False
         partition = self.log.partition
         self.the_owner_folds(9999)
         for push_id in sorted(partition.controls.paused):

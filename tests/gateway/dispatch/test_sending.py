@@ -39,7 +39,8 @@ def test_a_session_a_link_and_a_takeover_bring_the_backlog_in_the_order_of_the_l
     assert pairs(desk.fold(records.sessions(1, [2]))) == [(2, 2)]
     # Another owner begins with the state alone.
     heir = Sending(desk.partition, PACING)
-    assert pairs(heir.on_link_up(1, 0.0)) == wanted
+    heir.on_link_up(1)
+    assert pairs(heir.look(0.0)) == wanted
 
 
 def test_a_refusal_is_looked_at_again_a_little_later_and_then_less_often() -> None:
@@ -286,6 +287,16 @@ class Delivery(RuleBasedStateMachine):
     def a_timer_fires(self) -> None:
         self.go(self.desk.next_timer() or [])
 
+    @rule(rests=st.booleans())
+    def looking_is_put_off(self, rests: bool) -> None:
+        self.desk.rests = rests
+        self.go(self.desk.looked())
+
+    @precondition(lambda self: self.desk.sending.waiting)
+    @rule()
+    def some_are_looked_at(self) -> None:
+        self.go(self.desk.sending.look(self.desk.now))
+
     @rule(seconds=st.floats(0, 100))
     def time_passes(self, seconds: float) -> None:
         self.go(self.desk.after(seconds))
@@ -293,6 +304,7 @@ class Delivery(RuleBasedStateMachine):
     @rule()
     def from_now_on_what_is_sent_arrives(self) -> None:
         partition, sending = self.desk.partition, self.desk.sending
+        self.looking_is_put_off(False)
         for _ in range(300):
             while self.wire:
                 device, push_id = self.wire.pop(0)

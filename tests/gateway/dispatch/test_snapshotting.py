@@ -12,11 +12,16 @@ from gateway import slices
 from gateway.config import Dispatch
 from gateway.dispatch import owned, pieces
 from gateway.dispatch.campaign import RECEIVED
+from gateway.dispatch.contents import Contents
 from gateway.dispatch.footprint import Footprint
+from gateway.dispatch.links import Links
+from gateway.dispatch.owned import Owned, Surroundings
 from gateway.dispatch.partition import Partition
 from gateway.dispatch.snapshotting import Snapshotting
 from gateway.store.client import Store
 from gateway.store.errors import StoreUnavailable
+from gateway.store.leases import Identity
+from gateway.store.log import Entry
 from gateway.store.ownership import take_fence
 from gateway.store.snapshots import Snapshots
 from tests.gateway.dispatch import records
@@ -170,6 +175,55 @@ async def test_it_is_due_after_so_many_records_or_so_long_if_there_is_anything_t
     assert snapshotting.due(now) and snapshotting.replay_records == 1000
     await snapshotting.write()
     assert snapshotting.replay_records == 0 and not snapshotting.due(now + 10 * SECONDS)
+
+
+async def owner_of(store: Store) -> Owned:
+    """Has folded the whole log."""
+    around = Surroundings(
+        Dispatch(snapshot_records=1000, snapshot_s=int(SECONDS)),
+        store,
+        Identity("node", 1, 1),
+        lambda: 0,
+        lambda: True,
+        Links(b"", lambda _: None, lambda _: None),
+        Contents(store, 1 << 20),
+    )
+    owner = Owned(0, await take_fence(store, 0, 1, 1), 0, around)
+    await owner.load()
+    for position, record in await log_of(store, 0):
+        owner.on_entry(Entry(0, position, record))
+    owner.log_length = len(await log_of(store, 0))
+    return owner
+
+
+async def test_what_the_store_does_not_take_is_tried_less_and_less_often_also_with_a_long_log(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(10):
+        await store.call("XADD", "{0}:log", "*", "r", records.sessions(1, [n]))
+    store.log_records = 10
+    owner = await owner_of(store)
+    assert owner.snapshot_due(time.monotonic() + 2)
+    run = store.run
+
+    async def away(*_: object, **__: object) -> None:
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(store, "run", away)
+    for failures, wait_s in enumerate([1, 2, 4, 8, 16, 32, 60, 60], 1):
+        before = time.monotonic()
+        await owner.snapshot()
+        assert not owner.snapshot_due(before + wait_s - 0.01)
+        assert owner.snapshot_due(time.monotonic() + wait_s)
+        assert owner.snapshotting.failures_total == failures
+    monkeypatch.setattr(store, "run", run)
+    await owner.snapshot()
+    for n in range(10):
+        owner.on_entry(Entry(0, f"{2**50 + n}-0", records.sessions(1, [n])))
+    assert owner.snapshot_due(time.monotonic() + 1), (
+        "a log that stays long waits no longer than ever"
+    )
+    owner.stop()
 
 
 async def test_a_node_takes_a_large_partition_step_by_step(

@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from gateway.edge.reactor import Limits, Reactor
+from gateway.edge.handling import Limits
+from gateway.edge.reactor import Reactor
 
 LIMITS = Limits(
     descriptors_high=10_000,

@@ -31,7 +31,7 @@ from tests.gateway.store.test_pushes import claim, part, record
 
 _NAMED = re.compile(r"^    (\{[^ ]+) +(stream|hash|string|zset|set) ", re.MULTILINE)
 _NUMBER = {"{p}": r"\{\d+\}", "{id}": r"\d+", "{h}": "[0-9a-f]{64}", "{n}": r"\d+"}
-_NUMBER["{day}"] = r"\d+"
+_NUMBER |= {"{day}": r"\d+", "{r}": "[0-9a-f]{16}"}
 
 
 def documented() -> dict[str, str]:

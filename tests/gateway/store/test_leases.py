@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from gateway.store.client import Store
 from gateway.store.clock import StoreClock
 from gateway.store.errors import StoreError, StoreUnavailable
 from gateway.store.leases import Identity, Lease, LeaseLost, Role, Roster
-from tests.gateway.store.valkey import Valkey, until
+from tests.gateway.store.valkey import LossyProxy, Valkey, until
 
 
 async def take(store: Store, role: Role = "edge", lease_s: float = 60.0, **info: Any) -> Lease:
@@ -43,6 +44,42 @@ async def test_the_lowest_free_number_is_leased_to_a_start_that_no_other_has(sto
     assert node.number == 1, "each role counts its own"
     starts = [i.start for i in (*held, node)]
     assert starts == sorted(set(starts))
+
+
+@pytest.mark.parametrize("role", ["edge", "node", "api"])
+async def test_a_lease_whose_reply_is_lost_leaves_no_holder_behind(
+    valkey: Valkey, store: Store, short_path: Path, role: Role
+) -> None:
+    """Others would wait for it, or leave it a share of the partitions, until it had run out."""
+    proxy = LossyProxy(short_path, valkey)
+    await proxy.start()
+    client = await Store.connect(proxy.url)
+    await take(client, role)  # what a first call needs to know is known
+    proxy.lose_replies()
+    second = await take(client, role)
+    assert proxy.lost == 1
+    assert [h.identity.number for h in (await polled(store)).holders] == [1, 2]
+    assert second.identity.number == 2
+    await second.renew()
+    assert (await take(client, role)).identity.number == 3, "another request, another number"
+    await client.close()
+    await proxy.stop()
+
+
+async def test_a_lease_that_was_given_and_ended_is_not_given_again(store: Store) -> None:
+    """A repetition so late that the lease has been judged meanwhile."""
+
+    async def ask() -> tuple[int, int]:
+        leased = [keys.LEASES, keys.LEASE_INFO, keys.LEASE_START, keys.lease_request("r")]
+        number, start, _ = await store.run("lease_take", leased, ["edge", 9, 60_000, "{}"])
+        return number, start
+
+    first = await ask()
+    assert await ask() == first
+    assert await leases.end(store, Identity("edge", *first), "left")
+    number, start = await ask()
+    assert number == 2 and start > first[1]
+    assert await store.call("PTTL", keys.lease_request("r")) > 0
 
 
 async def test_no_number_is_refused_in_words(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

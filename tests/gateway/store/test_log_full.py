@@ -140,11 +140,17 @@ async def test_accepted_parts_that_wait_for_the_logs_of_others_are_bounded_too(
     await pushes.accept(small, 0, PushRecord(99 << 11, 1, 60, b"", b"c", {1: b""}), None)
 
 
-async def test_new_pushes_do_not_take_the_place_of_accepted_ones(small: Store) -> None:
+@pytest.mark.parametrize("bringing", [API, NODE])
+async def test_new_pushes_do_not_take_the_place_of_accepted_ones(
+    small: Store, bringing: Identity
+) -> None:
     await fill(small, LIMIT)
     with pytest.raises(LogFull):
         await push_producer(small, API, Pace(quiet_s=0)).submit(0, PART)
-    await push_producer(small, NODE, Pace(quiet_s=0)).submit(0, PART)
+    parts = push_producer(small, bringing, Pace(quiet_s=0), accepted=True)
+    await parts.submit(0, PART)
+    with pytest.raises(LogFull):
+        await parts.submit(0, PART)
 
 
 async def test_a_full_log_behind_a_lost_reply_is_no_refusal(small: Store) -> None:

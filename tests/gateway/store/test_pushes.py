@@ -120,15 +120,33 @@ async def test_an_accepted_record_reads_back_and_is_open_until_every_partition_i
     assert accepted_ms is not None
     assert await pushes.read_record(store, 3, 7) == (record(7), accepted_ms)
     assert await pushes.record_content(store, 3, 7) == b"content"
-    assert await pushes.overdue_fanouts(store, 3, accepted_ms) == [7]
+    assert await pushes.overdue_fanouts(store, 3, accepted_ms) == [(accepted_ms, 7)]
     assert await pushes.overdue_fanouts(store, 3, accepted_ms - 1) == []
     assert await pushes.fanout_done(store, 3, 7, [5]) == 1
     assert await pushes.fanout_done(store, 3, 7, [5]) == 1, "reached once, counted once"
     assert await pushes.read_record(store, 3, 7) == (record(7, {0: packed(1)}), accepted_ms)
-    assert await pushes.overdue_fanouts(store, 3, accepted_ms) == [7]
+    assert await pushes.overdue_fanouts(store, 3, accepted_ms) == [(accepted_ms, 7)]
     assert await pushes.fanout_done(store, 3, 7, [0]) == 0
     assert await pushes.overdue_fanouts(store, 3, accepted_ms) == []
     assert await pushes.record_content(store, 3, 7) == b"content", "kept until it expires"
+
+
+async def test_overdue_fan_outs_are_read_slice_after_slice_also_within_a_millisecond(
+    store: Store,
+) -> None:
+    rows = [(1, 30), (2, 9), (2, 10), (2, 8), (2, 100), (3, 4), (4, 5)]
+    for ms, push_id in rows:
+        await store.call("ZADD", keys.fanouts(3), ms, push_id)
+    whole = await pushes.overdue_fanouts(store, 3, 3)
+    assert sorted(whole) == sorted(rows[:-1]) and [ms for ms, _ in whole] == [1, 2, 2, 2, 2, 3]
+    for size in range(1, 7):
+        found: list[pushes.Fanout] = []
+        while got := await pushes.overdue_fanouts(store, 3, 3, found[-1] if found else None, size):
+            assert len(got) <= size
+            found += got
+        assert found == whole, f"in slices of {size}"
+    await store.call("ZREM", keys.fanouts(3), whole[2].push_id)
+    assert await pushes.overdue_fanouts(store, 3, 3, whole[2]) == whole[3:], "finished meanwhile"
 
 
 async def test_a_repetition_after_a_lost_reply_gives_the_first_ones_time(store: Store) -> None:
@@ -157,7 +175,9 @@ async def test_of_two_at_once_with_one_key_one_wins_and_the_other_gets_its_answe
     (winner,) = won
     losers = [result[1] for result in results if result[1] is not None]
     assert losers == [Winner(winner, "body", b"answer %d\x00 x" % winner)] * 3
-    assert await pushes.overdue_fanouts(store, 3, 2**60) == [winner], "the others left nothing"
+    assert [i for _, i in await pushes.overdue_fanouts(store, 3, 2**60)] == [winner], (
+        "the others left nothing"
+    )
     for connection in others:
         await connection.close()
 

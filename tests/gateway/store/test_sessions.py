@@ -247,7 +247,7 @@ async def test_the_end_of_an_edge_fences_no_node_and_no_api_process_of_its_numbe
     """Numbers are leased by role: edge 1, node 1 and API process 1 are three processes."""
     fence = await take_fence(store, 0, 1, 5)
     await declare_edge_down(store, 0, fence=fence, edge=1, start=10, record=b"r")
-    for channel in ("pa", "pn"):
+    for channel in ("pa", "fa", "fn"):
         await store.run(
             "push",
             [keys.log(0), keys.producers(0), keys.apps(0), keys.content(0)],
@@ -258,7 +258,7 @@ async def test_the_end_of_an_edge_fences_no_node_and_no_api_process_of_its_numbe
         [keys.log(0), keys.producers(0), keys.owner(0)],
         [1, "o", 5, 1, b"due", fence, 0],
     )
-    assert len(await log_of(store, 0)) == 4
+    assert len(await log_of(store, 0)) == 5
 
 
 async def test_what_a_dead_edge_left_is_found_by_number_and_start(store: Store) -> None:
