@@ -111,6 +111,9 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._frames = FrameBuffer(MAX_BODY)
+        self._queued: list[bytes] = []
+        """Frames of this turn."""
+        self._queued_bytes = 0
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -129,11 +132,30 @@ class _Connection(asyncio.Protocol):
         raise NotImplementedError
 
     def send(self, kind: int, body: bytes) -> None:
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.write(encode(kind, body))
+        """All that a turn of the loop sends goes out in one write: uvloop's transports make each write a system
+        call, which wakes the peer up for one frame."""
+        if self.transport is None or self.transport.is_closing():
+            return
+        if not self._queued:
+            asyncio.get_running_loop().call_soon(self._flush)
+        frame = encode(kind, body)
+        self._queued.append(frame)
+        self._queued_bytes += len(frame)
+
+    def _flush(self) -> None:
+        queued, self._queued, self._queued_bytes = self._queued, [], 0
+        if queued and self.transport is not None and not self.transport.is_closing():
+            self.transport.write(queued[0] if len(queued) == 1 else b"".join(queued))
+
+    def buffered(self) -> int:
+        """Bytes that the kernel has not taken."""
+        if self.transport is None:
+            return 0
+        return self._queued_bytes + self.transport.get_write_buffer_size()
 
     def close(self) -> None:
         if self.transport is not None:
+            self._flush()
             self.transport.close()
 
 
@@ -369,9 +391,6 @@ class _ClientConnection(_Connection):
     def _close_unless_authenticated(self) -> None:
         if not self._authenticated:
             self.close()
-
-    def buffered(self) -> int:
-        return self.transport.get_write_buffer_size() if self.transport is not None else 0
 
     def on_frame(self, frame: Frame) -> None:
         kind, body = frame

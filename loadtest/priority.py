@@ -1,10 +1,11 @@
 """Does a high push overtake? Its latency beside campaigns at full speed, against its latency without any."""
 
-import asyncio
 import threading
 import time
 from contextlib import ExitStack
 from typing import Any, Final
+
+import uvloop
 
 from loadtest.api_client import ApiClient
 from loadtest.fleet import Plan
@@ -39,7 +40,7 @@ def measure_priority(
             fleet.wait("open", fleet.plan.devices, _TIMEOUT_S)
         crowd.wait("profiles_acked", devices, _TIMEOUT_S)
         stream = PushStream(service, few.device_ids(), priority="high")
-        asyncio.run(stream.run(rate, _WARM_UP_S))
+        uvloop.run(stream.run(rate, _WARM_UP_S))
         view.show("without campaigns")
         idle = _latency(few, stream, rate, seconds)
         campaigns = _Campaigns(service, crowd)
@@ -94,7 +95,7 @@ class _Campaigns:
 def _latency(few: FleetProcess, stream: PushStream, rate: float, seconds: float) -> Histogram:
     few.wait("shown", len(stream.accepted), _TIMEOUT_S)
     few.forget_latency()
-    asyncio.run(stream.run(rate, seconds))
+    uvloop.run(stream.run(rate, seconds))
     few.wait("shown", len(stream.accepted), _TIMEOUT_S)
     return few.latency()
 

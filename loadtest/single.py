@@ -1,10 +1,11 @@
 """Pushes to single devices: how long until the device has each at a steady rate, above the bare hop; and
 how many go through in a second."""
 
-import asyncio
 import time
 from contextlib import ExitStack
 from typing import Any, Final
+
+import uvloop
 
 from loadtest.fleet import Plan
 from loadtest.fleet_process import FleetProcess
@@ -63,13 +64,13 @@ def measure_single(
         fleet.dial(range(devices))
         fleet.wait("open", devices, _TIMEOUT_S)
         stream = PushStream(service, fleet.device_ids())
-        asyncio.run(_warm_up(stream, rate))
+        uvloop.run(_warm_up(stream, rate))
         warm = len(stream.accepted)
         fleet.wait("shown", warm, _SETTLE_S)
         fleet.forget_latency()
         run = hop.begin(rate, seconds) if hop else 0
         view.show("pushing", rate=rate)
-        asyncio.run(stream.run(rate, seconds, lambda sent: view.show("pushing", pushed=sent)))
+        uvloop.run(stream.run(rate, seconds, lambda sent: view.show("pushing", pushed=sent)))
         hops = hop.end(run, seconds + _TIMEOUT_S) if hop else Histogram()
         view.show("settling", accepted=len(stream.accepted))
         _settle(fleet, len(stream.accepted))

@@ -12,6 +12,8 @@ from random import Random
 from typing import Final, NamedTuple, Self
 from urllib.parse import urlsplit
 
+import uvloop
+
 from loadtest.api_client import stamped
 from loadtest.engine.book import Accepted, Book
 from loadtest.engine.scenario import SINGLE, PushStep
@@ -102,7 +104,7 @@ class Pusher:
 
     def _run(self, duration_s: float, random: Random) -> None:
         try:
-            asyncio.run(self._push_all(duration_s, random))
+            uvloop.run(self._push_all(duration_s, random))
         except BaseException as error:  # told by `join`, in the thread that can do something
             self._failure = error
 
