@@ -1,4 +1,4 @@
-"""Down: `deliver` of a dispatch node turned into writes, in slices of at most 2 ms.
+"""Down: `deliver` of a dispatch node turned into writes, in slices of at most 1 ms.
 
 One encode (done by the node), then one write for each connection; messages to the same devices that
 come together share it. The reply names the devices that
@@ -24,12 +24,12 @@ from gateway.edge.output import CONTROL, Item
 from gateway.edge.reactor import Reactor
 from gateway.edge.recalls import Recalls
 from gateway.edge.table import Table
-from gateway.lanes import WEIGHTS, Lanes
+from gateway.lanes import HIGH, WEIGHTS, Lanes
 from gateway.rpc import RpcError
 from protocol.codes import Kind
 from protocol.schema import rpc_pb2
 
-_SLICE_S: Final = 0.002
+_SLICE_S: Final = 0.001
 """A deliver to 20,000 rows in one go would hold heartbeats and other pushes up for 150 ms."""
 _STRIDE: Final = 64
 """Rows between two looks at the clock."""
@@ -165,6 +165,8 @@ class Delivery:
                 next(job.work)
             except StopIteration:
                 self._done(priority)
+                if priority == HIGH:
+                    self._reactor.flush()  # it need not wait for the rest of the slice
             except Exception as error:  # one malformed deliver must not stop those behind it
                 self._done(priority)
                 if not job.answer.done():

@@ -6,6 +6,7 @@ import math
 import os
 import resource
 import signal
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
@@ -26,7 +27,7 @@ from gateway.edge.registrar import Registrar
 from gateway.edge.sessions import Sessions
 from gateway.edge.table import Table
 from gateway.edge.uplink import Uplink
-from gateway.garbage import collect_seldom
+from gateway.garbage import AtRest
 from gateway.lanes import WEIGHTS
 from gateway.metrics import Sample, encode_stats
 from gateway.network import check_plaintext, split_address
@@ -44,8 +45,6 @@ from protocol.schema import rpc_pb2
 
 _log = structlog.get_logger("columba.edge")
 
-_GARBAGE: Final = 10_000
-"""A megabyte or two, in each of perhaps many edges."""
 _CLOCK_S: Final = 0.25
 _RESUME_S: Final = 0.02
 _LEAVE_S: Final = 3.0
@@ -91,7 +90,7 @@ class EdgeProcess:
         self.store = await Store.connect_patiently(self._store_url, **self._config.store.terms())
         self._wire(loop)
         await self._open(loop)
-        collect_seldom(_GARBAGE)
+        self._garbage = AtRest()
         ready(
             {
                 "role": "edge",
@@ -278,6 +277,7 @@ class EdgeProcess:
             # Time in which we stood still is not the devices' silence: what they sent is yet to be read.
             seconds += min(now - last, 2 * _CLOCK_S)
             last = now
+            self._garbage.look(time.process_time(), time.monotonic())
             self._mind_lease()
             self.sessions.on_clock(now, seconds)
             if self.reactor.full:
@@ -430,6 +430,7 @@ class EdgeProcess:
             pass  # the lease runs out by itself, devices keep their receipts
         self.uplink.close()
         self.registrar.close()
+        self._garbage.end()
         await self.rpc.stop()
         await self.store.close()
 

@@ -28,8 +28,8 @@ _log = structlog.get_logger("columba.edge")
 
 _READ: Final = 16 * 1024
 """Bytes of one read: a device seldom sends more than one small frame."""
-_EVENTS: Final = 64
-"""Events of one turn: 1 to 2 ms of work, then timers and RPC have their turn. A high push waits for two."""
+_EVENTS: Final = 32
+"""Events of one turn: about 1 ms of work, then timers and RPC have their turn. A high push waits for two."""
 _LINGER_S: Final = 2.0
 _LINGERING: Final = 1024
 _IN: Final = select.EPOLLIN

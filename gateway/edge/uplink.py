@@ -33,8 +33,8 @@ class Report(NamedTuple):
     """columba.log.Profile, encoded; empty with receipts"""
 
 
-_AT_ONCE: Final = 64
-"""Acknowledgements in one turn of the loop: half a millisecond."""
+_AT_ONCE: Final = 32
+"""Acknowledgements in one turn of the loop: some tenths of a millisecond."""
 _LATER_S: Final = 0.002
 _LATEST_S: Final = 0.1
 """While the connections have more to say than one turn reads, acknowledgements wait, but no longer than this. A

@@ -37,3 +37,44 @@ assert still() is None, "what is set aside is freed by its count"
 
 def test_the_collector_does_not_look_at_a_state_again_and_again() -> None:
     subprocess.run([sys.executable, "-c", _PROCESS], check=True, timeout=60)
+
+
+_AT_REST = """
+import gc, weakref
+from gateway.garbage import AtRest
+
+def cycles(count):
+    class Node: pass
+    for _ in range(count):
+        loose = Node()
+        loose.itself = loose
+    return weakref.ref(loose)
+
+garbage = AtRest()
+busy, resting = 0.9, 0.1
+used, now = 0.0, 0.0
+garbage.look(used, now)
+
+def look(share):
+    global used, now
+    used, now = used + share / 4, now + 0.25
+    garbage.look(used, now)
+
+few = cycles(AtRest.LEAST // 4)
+look(resting)
+assert few() is not None, "not worth it"
+some = cycles(2 * AtRest.LEAST)
+look(busy)
+assert some() is not None, "it waits for a rest"
+look(resting)
+assert some() is None and few() is None
+many = cycles(AtRest.MOST)
+look(busy)
+assert many() is None, "that is too much"
+garbage.end()
+assert gc.isenabled()
+"""
+
+
+def test_an_edge_collects_when_it_rests_or_when_too_much_has_gathered() -> None:
+    subprocess.run([sys.executable, "-c", _AT_REST], check=True, timeout=60)
