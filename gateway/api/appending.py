@@ -83,7 +83,8 @@ class Appending:
         self._timer = None
         while self._open and (self._open[0].answer.done() or self._open[0].deadline <= now):
             append = self._open.popleft()
-            append.tell(Unavailable(append.part.push_id))
+            if not append.answer.done():
+                append.tell(Unavailable(append.part.push_id))
         if self._open:
             self._timer = loop.call_at(self._open[0].deadline, self._give_up)
 
@@ -91,21 +92,23 @@ class Appending:
         """Under the next lease."""
         task = asyncio.create_task(self._again(append, lost))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+
+        def done(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if task.cancelled():
+                append.end(Unavailable(append.part.push_id))
+
+        task.add_done_callback(done)
 
     async def _again(self, append: "_Append[T]", lost: Tenure) -> None:
-        unavailable = Unavailable(append.part.push_id)
         try:
             async with asyncio.timeout_at(append.deadline):
                 tenure = await self._seat.next(lost)
             append.submit(tenure)
         except (TimeoutError, Busy):
-            append.end(unavailable)  # the first call may have been executed
+            append.end(Unavailable(append.part.push_id))  # the first call may have been executed
         except Exception as error:  # whatever it is, who waits hears of it
             append.end(error)
-        except asyncio.CancelledError:
-            append.end(unavailable)
-            raise
 
 
 class _Append(Generic[T]):
@@ -144,9 +147,9 @@ class _Append(Generic[T]):
             raise Busy(self.part.push_id)
         future = submitted(tenure.producer, self._p, self.part)
         # The same id again under the next lease: a log that has it already folds it once.
-        again = self._tenure is None
+        first = self._tenure is None
         self._tenure = tenure
-        future.add_done_callback(self._on_first if again else self._on_stored)
+        future.add_done_callback(self._on_first if first else self._on_stored)
 
     def _on_first(self, future: asyncio.Future[bytes]) -> None:
         if not future.cancelled() and isinstance(future.exception(), Fenced):
@@ -173,6 +176,8 @@ class _Append(Generic[T]):
         """Nothing is open any more."""
         self._stay.leave()
         self.tell(ended)
+        # What is answered may stand behind an older one for some seconds: without what its budget was for.
+        del self._order, self.part
 
     def tell(self, ended: Accepted | Exception) -> None:
         """Who still waits hears of it."""

@@ -147,7 +147,7 @@ class Intake:
             stay = self._enter(order, 0)
             try:
                 return self._appending.begin(order, sorted_out, next(self._homes), stay, ended)
-            except Refused:
+            except BaseException:
                 stay.leave()
                 raise
         except Refused:
@@ -235,7 +235,7 @@ class Intake:
         try:
             home = next(self._homes)
             future = self._appending.begin(order, sorted_out, home, stay, as_it_is)
-        except Refused:
+        except BaseException:
             stay.leave()
             raise
         return await future, False

@@ -96,7 +96,7 @@ def _together(devices: BitMap, partition: Partition) -> BitMap:
     here = partition.online.get(partition.edge_of(devices.min()))
     if here is None:
         here = devices - BitMap.union(BitMap(), *partition.online.values())
-    together = devices & here
+    together = devices & here or devices[:1]
     cost = 0
     for n, index in enumerate(together):
         cost += 1 + len(partition.inbox.of(index))

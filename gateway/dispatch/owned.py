@@ -39,6 +39,8 @@ _DUE: Final = 1_000
 """Push ids in one `due` record."""
 _LONG_LOG_S: Final = 1.0
 """Between two snapshots that are written because the log is long."""
+_LONG_LOG_RETRY_S: Final = 5.0
+"""Between two that fail, at most: pushes may be refused until one has succeeded."""
 _FOLDED_S: Final = 10.0
 """A record of ours that is not folded after so long: the log is not read any more, or far behind."""
 
@@ -325,9 +327,11 @@ class Owned:
     # Snapshots.
 
     def snapshot_due(self, now: float) -> bool:
-        if not self.live or not self.snapshotting.may_try(now):
+        if not self.live:
             return False
-        return self.snapshotting.due(now) or self._log_is_long(now)
+        if self._log_is_long(now):
+            return self.snapshotting.may_try(now, _LONG_LOG_RETRY_S)
+        return self.snapshotting.may_try(now) and self.snapshotting.due(now)
 
     def _log_is_long(self, now: float) -> bool:
         """And a snapshot makes it shorter, even if nothing has happened since the last one: a log that takes

@@ -63,7 +63,7 @@ class Sending:
         self._refused = BitMap()
         """The devices of `_look_at`."""
         self.waiting = Waiting(wake)
-        """Devices to look at, or whose windows may have room. None of them has refused something."""
+        """Devices to look at, or whose windows may have room."""
         self.overtaken = Overtaken()
         self.anew = {priority: BitMap() for priority in WEIGHTS}
         """priority -> devices that were looked at: the next message of the lane that goes out to them is a
@@ -206,14 +206,16 @@ class Sending:
 
         Until then nothing is decided for them, and what was decided before is void.
         """
-        refused = BitMap(devices) - self._undecided()
+        refused = BitMap(devices) - self._refused
+        self.overtaken.overtake(refused)
+        # Those that are about to be looked at need no look of their own.
+        refused -= self._undecided()
         for index in refused:
             count = self._refusals[index] = self._refusals.get(index, 0) + 1
             delay = self._pacing.not_there_s * 2 ** min(count - 1, _BACKOFF_MAX)
             due = self._look_at[index] = now + delay
             heapq.heappush(self._looks, (due, index))
         self._refused |= refused
-        self.overtaken.overtake(refused)
 
     def _forget_look(self, index: int) -> None:
         self._refused.discard(index)

@@ -39,13 +39,13 @@ class Snapshotting:
         """Folded since the last snapshot: the next owner would fold them again."""
         return self._partition.records - self._records
 
-    def may_try(self, now: float) -> bool:
-        """Not too soon after one that could not be written, whatever the next one is due for."""
+    def may_try(self, now: float, most_s: float = _RETRY_MAX_S) -> bool:
+        """Not too soon after one that could not be written, whatever the next one is due for; after `most_s` at
+        the latest."""
         if not self._failures:
             return True
-        return now - self._tried_at >= min(
-            _RETRY_MIN_S * 2.0 ** min(self._failures - 1, 16), _RETRY_MAX_S
-        )
+        wait_s = _RETRY_MIN_S * 2.0 ** min(self._failures - 1, 16)
+        return now - self._tried_at >= min(wait_s, most_s)
 
     def due(self, now: float) -> bool:
         if not self.may_try(now):

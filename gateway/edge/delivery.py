@@ -72,11 +72,20 @@ class Delivery:
     BYTES: Final = 64 * 1024 * 1024
     """Delivers that may wait in one lane, and their size; beyond it the node is told to come again."""
 
-    def __init__(self, table: Table, reactor: Reactor, hold: Hold, recalls: Recalls) -> None:
+    def __init__(
+        self,
+        table: Table,
+        reactor: Reactor,
+        hold: Hold,
+        recalls: Recalls,
+        may_send: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`may_send`: asked right before messages go out; while it says no, they are refused."""
         self._table = table
         self._reactor = reactor
         self._hold = hold
         self._recalls = recalls
+        self._may_send = may_send
         self._jobs: Lanes[_Job] = Lanes(_QUANTUM)
         self._fences: dict[int, int] = {}
         self._refusing: dict[_Key, BitMap] = {}
@@ -88,8 +97,6 @@ class Delivery:
         self._count = dict.fromkeys(WEIGHTS, 0)
         self._bytes = dict.fromkeys(WEIGHTS, 0)
         self._scheduled = False
-        self.silent = False
-        """While true no message goes out; all are refused."""
         self.messages_total = 0
         self.gone_total = 0
         self.slow_total = 0
@@ -108,7 +115,8 @@ class Delivery:
             raise RpcError("invalid", f"there is no priority {priority}")
         key = (p, priority)
         full = self._count[priority] >= self.JOBS or self._bytes[priority] + len(body) > self.BYTES
-        if full or self.silent or key in self._barred:
+        silent = not self._may_send() and any(map(_is_message, request.deliveries))
+        if full or silent or key in self._barred:
             self._bar(key, request)
             raise RpcError("busy", "this edge takes nothing more just now")
         self._fences[p] = request.fence
@@ -227,7 +235,7 @@ class Delivery:
         Asked right before the write: between two strides sessions come.
         """
         p, message = part.partition, part.message
-        if self.silent and message.priority != CONTROL:
+        if message.priority != CONTROL and not self._may_send():
             return BitMap(devices)
         fresh = self._table.fresh.pop(p, None)
         if fresh is not None:

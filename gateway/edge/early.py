@@ -35,7 +35,8 @@ class EarlyMessages:
         standing = table.fd_of(device)
         if standing is None or standing == fd or table.state[standing] != State.OPEN:
             return
-        if not all(reactor.offer(standing, message) for message in held):
+        may_send = not held or reactor.may_send()
+        if not may_send or not all(reactor.offer(standing, message) for message in held):
             # Nothing may overtake what is lost here.
             table.begin_anew(*split_device_id(device))
 

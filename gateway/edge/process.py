@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 import uvloop
@@ -25,6 +25,7 @@ from gateway.edge.recalls import MOST as RECALLS_MAX
 from gateway.edge.recalls import Recall
 from gateway.edge.registrar import Registrar
 from gateway.edge.sessions import Sessions
+from gateway.edge.standing import Standing
 from gateway.edge.table import Table
 from gateway.edge.uplink import Uplink
 from gateway.garbage import AtRest
@@ -38,7 +39,7 @@ from gateway.store.apps import App, Apps
 from gateway.store.client import Store
 from gateway.store.clock import StoreClock
 from gateway.store.errors import StoreError
-from gateway.store.leases import Identity, Lease, LeaseLost, Roster
+from gateway.store.leases import Identity, Roster
 from gateway.tokens import Sealer
 from protocol.codes import CloseCode
 from protocol.schema import rpc_pb2
@@ -75,7 +76,6 @@ class EdgeProcess:
         )
         self._tasks: set[asyncio.Task[None]] = set()
         self._own_port = 0
-        self._leases_lost = 0
         self._resuming = False
         self._stopping = False
 
@@ -94,8 +94,8 @@ class EdgeProcess:
         ready(
             {
                 "role": "edge",
-                "number": self._lease.identity.number,
-                "start": self._lease.identity.start,
+                "number": self.standing.identity.number,
+                "start": self.standing.identity.start,
                 "pid": os.getpid(),
                 "devices": self._config.edge.listen,
                 "own": self._own_address(),
@@ -103,7 +103,7 @@ class EdgeProcess:
             }
         )
         tasks = [
-            asyncio.create_task(self._keep_lease()),
+            asyncio.create_task(self.standing.keep(self._is_fenced, self._continue)),
             asyncio.create_task(self._apps.keep_fresh()),
             asyncio.create_task(self._run_clock()),
         ]
@@ -124,6 +124,14 @@ class EdgeProcess:
         edge = self._config.edge
         sessions = self.sessions
         self._apps = Apps(self.store)
+        self.standing = Standing(
+            self.store,
+            self._clock,
+            self._config.store.lease_s,
+            said=self._said,
+            learn_recalls=self._learn_recalls,
+            begin=self._begin,
+        )
         self.reactor = Reactor(
             sessions,
             Limits(
@@ -134,6 +142,7 @@ class EdgeProcess:
                 slow_close_s=edge.slow_close_s,
                 descriptors=self._descriptors,
             ),
+            self.standing.may_send,
         )
         self.registrar = Registrar(
             edge, self.store, is_row=self.table.is_row, answered=sessions.on_answer
@@ -145,7 +154,9 @@ class EdgeProcess:
             busy=lambda: self.reactor.behind,
         )
         self.departures = Departures(self.table, sessions)
-        self.delivery = Delivery(self.table, self.reactor, sessions.early.hold, sessions.recalls)
+        self.delivery = Delivery(
+            self.table, self.reactor, sessions.early.hold, sessions.recalls, self.standing.may_send
+        )
         sessions.attach(
             self.reactor,
             self.registrar,
@@ -178,7 +189,7 @@ class EdgeProcess:
         host, port = split_address(config.edge.listen)
         # A port of its own too: GOAWAY of another edge can name it.
         self._own_port = self.reactor.listen(host, 0)
-        await self._take_lease()
+        await self.standing.take()
         # The shared port last: from here on devices come.
         self.reactor.listen(host, port)
 
@@ -190,28 +201,24 @@ class EdgeProcess:
         advertised = self._config.edge.rpc_advertise
         return f"tcp:{advertised}" if advertised else self.rpc.address
 
-    async def _take_lease(self) -> None:
-        lease = await Lease.take(
-            self.store,
-            self._clock,
-            "edge",
-            self._config.store.lease_s,
-            {
-                "rpc": self._rpc_address(),
-                "own": self._own_address(),
-                "pid": os.getpid(),
-                "draining": (draining := self.sessions.draining),
-            },
-        )
-        if self.sessions.draining != draining:
-            await lease.say(draining=self.sessions.draining)
-        # Behind the lease: who recalls asks all edges that have one, and writes to the store before that.
-        self.sessions.recall(
-            Recall(*stored) for stored in await recalls.load(self.store, self._clock.now_ms())
-        )
-        self._lease = lease
-        self.registrar.begin(self._lease.identity)
-        self.uplink.begin(self._lease.identity)
+    async def _learn_recalls(self) -> None:
+        stored = await recalls.load(self.store, self._clock.now_ms())
+        self.sessions.recall(Recall(*each) for each in stored)
+
+    def _begin(self, identity: Identity) -> None:
+        self.registrar.begin(identity)
+        self.uplink.begin(identity)
+
+    def _is_fenced(self) -> bool:
+        return self.registrar.fenced or self.uplink.fenced
+
+    def _said(self) -> dict[str, Any]:
+        return {
+            "rpc": self._rpc_address(),
+            "own": self._own_address(),
+            "pid": os.getpid(),
+            "draining": self.sessions.draining,
+        }
 
     def _look_up(self, app_id: str, found: Callable[[App | StoreError | None], None]) -> None:
         """Ask the store for an app that is not cached, beside everything else."""
@@ -228,33 +235,8 @@ class EdgeProcess:
 
     # While it runs.
 
-    async def _keep_lease(self) -> None:
-        """Renew; a lost lease means a new number, and every standing session under it."""
-        while True:
-            try:
-                await self._renew_until_lost()
-            except LeaseLost:
-                self._leases_lost += 1
-                _log.warning("lease lost, going on under a new number", edge=self.identity.number)
-            await self._retake()
-
-    async def _renew_until_lost(self) -> None:
-        period = self._config.store.lease_s / 3
-        while True:
-            await asyncio.sleep(period)
-            if self.registrar.fenced or self.uplink.fenced:
-                raise LeaseLost("a partition has declared this edge dead")
-            await self._lease.renew_patiently()
-
-    async def _retake(self) -> None:
-        last = self._lease
-        while True:
-            try:
-                await self._take_lease()
-                await last.end()
-                break
-            except StoreError:
-                await asyncio.sleep(0.2)
+    async def _continue(self) -> None:
+        """A lost lease means a new number, and every standing session under it."""
         ups = self.sessions.continue_all()
         for at in range(0, len(ups), _CONTINUE):
             for p, up in ups[at : at + _CONTINUE]:
@@ -266,7 +248,7 @@ class EdgeProcess:
 
     @property
     def identity(self) -> Identity:
-        return self._lease.identity
+        return self.standing.identity
 
     async def _run_clock(self) -> None:
         loop = asyncio.get_running_loop()
@@ -288,15 +270,10 @@ class EdgeProcess:
             await asyncio.sleep(_CLOCK_S)
 
     def _mind_lease(self) -> None:
-        """Who recalls a push asks the edges whose leases stand. So without one no message leaves this edge, until
-        there is one again and the recalls of the meantime are known."""
-        left_s = self._lease.left_s
-        if 0 < left_s < _CLOCK_S:  # it may run out before we look again
-            asyncio.get_running_loop().call_later(left_s, self._mind_lease)
-        silent = left_s <= 0
-        if silent != self.delivery.silent:
-            self.delivery.silent = silent
-            self.reactor.hold(silent)
+        """What is to be written asks for itself; here it is set going again."""
+        silent = not self.standing.may_send()
+        if silent != self.reactor.silent:
+            self.reactor.be_silent(silent)
 
     def _resume_soon(self) -> None:
         """A timer only while connections are paused: an idle edge is one of many on its machine."""
@@ -340,7 +317,7 @@ class EdgeProcess:
             sessions = self.departures.move(targets, request.over_s)
             return rpc_pb2.DepartReply(sessions=sessions).SerializeToString()
         try:
-            await self._lease.say(draining=self.sessions.draining)
+            await self.standing.lease.say(draining=self.sessions.draining)
         except StoreError as error:
             raise RpcError("unavailable", str(error)) from None
         return rpc_pb2.DepartReply(sessions=sessions).SerializeToString()
@@ -363,7 +340,7 @@ class EdgeProcess:
         yield "columba_receipts_total", {}, self.uplink.receipts_total
         yield "columba_profiles_total", {}, self.uplink.profiles_total
         yield "columba_unregistered_late_total", {}, self.registrar.unregistered_late_total
-        yield "columba_leases_lost_total", {}, self._leases_lost
+        yield "columba_leases_lost_total", {}, self.standing.lost_total
         yield "columba_bytes_total", {"direction": "in"}, r.bytes_in_total
         yield "columba_bytes_total", {"direction": "out"}, r.bytes_out_total
         yield "columba_writes_total", {}, r.writes_total
@@ -425,7 +402,7 @@ class EdgeProcess:
             async with asyncio.timeout(limit_s):
                 await self.uplink.drain()
                 await self.registrar.drain()
-                await self._lease.end()
+                await self.standing.lease.end()
         except (StoreError, TimeoutError):
             pass  # the lease runs out by itself, devices keep their receipts
         self.uplink.close()

@@ -15,7 +15,7 @@ import errno
 import os
 import select
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import structlog
@@ -30,6 +30,7 @@ _READ: Final = 16 * 1024
 """Bytes of one read: a device seldom sends more than one small frame."""
 _EVENTS: Final = 32
 """Events of one turn: about 1 ms of work, then timers and RPC have their turn. A high push waits for two."""
+_JUST_NOW_S: Final = 0.01
 _LINGER_S: Final = 2.0
 _LINGERING: Final = 1024
 _IN: Final = select.EPOLLIN
@@ -40,7 +41,11 @@ _READ_NOW: Final = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
 class Reactor:
     """Accepts, reads, writes and closes; knows bytes and descriptors, no frames."""
 
-    def __init__(self, handler: Handler, limits: Limits) -> None:
+    def __init__(
+        self, handler: Handler, limits: Limits, may_send: Callable[[], bool] = lambda: True
+    ) -> None:
+        """`may_send`: asked before what waits is written; once it says no, `be_silent` has to end that."""
+        self.may_send = may_send
         self._loop = asyncio.get_running_loop()
         self._handler = handler
         self.limits = limits
@@ -60,10 +65,9 @@ class Reactor:
         self._closing: list[int] = []
         self._is_open = bytearray(limits.descriptors)
         """1 for the descriptor of a connection that stands; a set would cost 90 bytes a connection."""
-        self._held = False
+        self.silent = False
         self.open_count = 0
-        self.behind = False
-        """Had more to say at the last look than one turn reads."""
+        self._behind_at = float("-inf")
         self._lingering: dict[int, float] = {}
         self._flushing = False
         self._in_turn = False
@@ -223,18 +227,22 @@ class Reactor:
     def _watch(self, fd: int) -> None:
         """Tell epoll what this connection waits for now."""
         reading = 0 if fd in self._paused else _IN
-        writing = _OUT if fd in self._unsent and not self._held else 0
+        writing = _OUT if fd in self._unsent and not self.silent else 0
         self._epoll.modify(fd, reading | writing)
 
-    def hold(self, held: bool) -> None:
-        """While `held`, what waits for a connection goes on waiting, and what is queued behind it."""
-        self._held = held
+    def be_silent(self, silent: bool) -> None:
+        """While `silent`, what waits for a connection goes on waiting, and what is queued behind it."""
+        self.silent = silent
         for fd in self._unsent:
             self._watch(fd)
+            self._moved_at[fd] = self._loop.time()  # it is not the peer that is slow
 
     def _on_writable(self, fd: int) -> None:
         waiting = self._unsent.get(fd)
         if waiting is None:
+            return
+        if not self.may_send():
+            self.be_silent(True)
             return
         chunk = waiting.chunk()
         try:
@@ -256,6 +264,8 @@ class Reactor:
 
     def stuck(self, now: float) -> list[int]:
         """Connections whose unsent output has not moved for slow_close_s."""
+        if self.silent:
+            return []
         limit = now - self.limits.slow_close_s
         return [fd for fd, at in self._moved_at.items() if at < limit]
 
@@ -275,11 +285,17 @@ class Reactor:
         if self._is_open[fd]:
             self._watch(fd)
 
+    @property
+    def behind(self) -> bool:
+        """The connections had more to say just now than one turn reads."""
+        return self._loop.time() - self._behind_at < _JUST_NOW_S
+
     def _turn(self) -> None:
         accepting: list[socket.socket] = []
         self._in_turn = True
         events = self._epoll.poll(0, _EVENTS)
-        self.behind = len(events) == _EVENTS
+        if len(events) == _EVENTS:
+            self._behind_at = self._loop.time()
         try:
             for fd, event in events:
                 listener = self._listeners.get(fd)

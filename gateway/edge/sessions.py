@@ -317,7 +317,11 @@ class Sessions:
         )
         self.handshakes_total += 1
         self.reactor.send(fd, frame)
-        for message in self.early.take(fd):
+        held = self.early.take(fd)
+        if held and not self.reactor.may_send():
+            table.begin_anew(*split_device_id(device))  # nothing may overtake what is lost here
+            held = ()
+        for message in held:
             self.reactor.put(fd, message)
         if self.draining:
             self.depart(fd, self.elsewhere())

@@ -59,6 +59,8 @@ class Lease:
         self.identity = identity
         self._lease_s = lease_s
         self._deadline = 0.0
+        self.lapses = 0
+        """Times a renewal came after it had run out: others may have judged in between."""
 
     @classmethod
     async def take(
@@ -118,6 +120,8 @@ class Lease:
         if not now_ms:
             raise LeaseLost(f"the lease of {self.identity.member} is lost")
         self._clock.correct(float(now_ms), sent, time.monotonic())
+        if not self.valid:
+            self.lapses += 1
         self._deadline = sent + self._lease_s
 
     async def keep(self) -> None:

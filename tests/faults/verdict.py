@@ -68,6 +68,7 @@ class Verdict:
             "out_of_order": self.out_of_order,
             "recalled_and_shown": self.recalled_and_shown,
             "recalled_on_their_way": self.recalled_on_their_way,
+            "recalled_and_sent": self.recalled_and_sent,
             "replaced_and_shown": self.replaced_and_shown,
         }
         return {name: count for name, count in counts.items() if count}

@@ -6,6 +6,7 @@ Time is a number that the tests set.
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from pyroaring import BitMap
 
 from gateway.dispatch.sending import Sending
 from gateway.dispatch.sends import Send
@@ -64,6 +65,17 @@ def test_a_whole_window_refused_at_once_is_one_refusal() -> None:
         desk.sending.on_refused([0], desk.now)
     assert pairs(desk.after(1.0)) == [(0, 1), (0, 2), (0, 3)]
     assert desk.after(20.0) == []
+
+
+def test_a_refusal_beside_a_look_that_waits_makes_what_is_under_way_void() -> None:
+    """The look brings everything again, in order: what went before must not come behind it."""
+    desk = online(0)
+    desk.fold(to_one(1), to_one(2))
+    number = desk.sending.overtaken.enter()
+    desk.sending.waiting.look(BitMap([0]))
+    desk.sending.on_refused([0], desk.now)
+    assert desk.sending.overtaken.of(number, BitMap([0])) == BitMap([0])
+    assert pairs(desk.sending.look(desk.now)) == [(0, 1), (0, 2)], "at its turn, not a second later"
 
 
 def test_a_new_session_forgets_the_refusals_of_the_one_before() -> None:

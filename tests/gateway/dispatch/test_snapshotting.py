@@ -196,31 +196,36 @@ async def owner_of(store: Store) -> Owned:
     return owner
 
 
-async def test_what_the_store_does_not_take_is_tried_less_and_less_often_also_with_a_long_log(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("long", "waits"), [(True, [1, 2, 4, 5, 5]), (False, [1, 2, 4, 8, 16, 32, 60, 60])]
+)
+async def test_what_the_store_does_not_take_is_tried_less_and_less_often(
+    store: Store, monkeypatch: pytest.MonkeyPatch, long: bool, waits: list[int]
 ) -> None:
+    """With a long log not that seldom: pushes may be refused until one has succeeded."""
     for n in range(10):
         await store.call("XADD", "{0}:log", "*", "r", records.sessions(1, [n]))
-    store.log_records = 10
+    store.log_records = 10 if long else 0
     owner = await owner_of(store)
-    assert owner.snapshot_due(time.monotonic() + 2)
+    assert owner.snapshot_due(time.monotonic() + 2) == long
     run = store.run
 
     async def away(*_: object, **__: object) -> None:
         raise StoreUnavailable("away")
 
     monkeypatch.setattr(store, "run", away)
-    for failures, wait_s in enumerate([1, 2, 4, 8, 16, 32, 60, 60], 1):
+    for failures, wait_s in enumerate(waits, 1):
         before = time.monotonic()
         await owner.snapshot()
-        assert not owner.snapshot_due(before + wait_s - 0.01)
-        assert owner.snapshot_due(time.monotonic() + wait_s)
+        may = owner.snapshot_due if long else owner.snapshotting.may_try
+        assert not may(before + wait_s - 0.01)
+        assert may(time.monotonic() + wait_s)
         assert owner.snapshotting.failures_total == failures
     monkeypatch.setattr(store, "run", run)
     await owner.snapshot()
     for n in range(10):
         owner.on_entry(Entry(0, f"{2**50 + n}-0", records.sessions(1, [n])))
-    assert owner.snapshot_due(time.monotonic() + 1), (
+    assert owner.snapshot_due(time.monotonic() + 1) == long, (
         "a log that stays long waits no longer than ever"
     )
     owner.stop()

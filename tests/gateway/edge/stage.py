@@ -117,6 +117,10 @@ class ReactorRecorder:
         self.stuck_now: list[int] = []
         self.full: set[int] = set()
         """Connections whose output is full."""
+        self.silent = False
+
+    def may_send(self) -> bool:
+        return not self.silent
 
     def send(self, fd: int, data: bytes) -> None:
         self.out[fd] += data

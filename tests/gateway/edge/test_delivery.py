@@ -72,6 +72,7 @@ class Rig:
             self.output,  # type: ignore[arg-type]
             sessions.early.hold,
             sessions.recalls,
+            self.output.may_send,
         )
 
     async def run(
@@ -588,18 +589,32 @@ async def test_while_it_is_silent_no_message_goes_out_and_nothing_overtakes(  # 
     rig.stage.open(4, device=7)
     rig.stage.table.fresh.clear()
     under_way = rig.delivery.deliver(deliver(0, (A, to(7)), restart=False))
-    rig.delivery.silent = True
+    rig.output.silent = True
     reply = rpc_pb2.Delivered.FromString(await under_way)
     assert [(list(r.gone), list(r.slow)) for r in reply.refused] == [([], [7])]
     with pytest.raises(RpcError, match="busy"):
         rig.delivery.deliver(deliver(0, (B, to(7))))
     assert rig.stage.take(4) == b""
-    rig.delivery.silent = False
+    recall = recall_frame(99)
+    assert await rig.run(0, (recall, to(7))) == [] and rig.stage.take(4) == recall
+    rig.output.silent = False
     assert await rig.run(0, (B, to(7))) == [(0, [], [7])], "A is missing"
     whom = {"index": [7]} if isinstance(to(7), list) else {"bitmap": to(7)}
     again = rpc_pb2.Delivery(frame=A, restart=True, **whom)
     assert await refusals(rig, request(0, again, one(B, 7))) == []
     assert rig.stage.take(4) == A + B
+
+
+async def test_early_messages_are_dropped_where_none_may_go_out() -> None:
+    rig = Rig()
+    rig.stage.accept(4)
+    rig.stage.feed(4, rig.stage.hello(device=7))
+    assert await refusals(rig, request(0, one(A, 7, restart=True))) == []
+    rig.output.silent = True
+    rig.stage.answer()
+    assert kinds(rig.stage.take(4)) == [Kind.WELCOME]
+    rig.output.silent = False
+    assert await refusals(rig, request(0, one(B, 7))) == [(0, [], [7])], "A is missing"
 
 
 @both

@@ -13,7 +13,7 @@ from gateway.config import Edge
 from gateway.edge.registrar import Registrar
 from gateway.metrics import decode_stats
 from gateway.rpc import Method, RpcError
-from gateway.store import keys
+from gateway.store import keys, recalls
 from gateway.store.apps import NewApp
 from gateway.store.client import Store
 from gateway.store.clock import StoreClock
@@ -128,11 +128,30 @@ async def test_without_a_lease_no_message_goes_out(
     """Who recalls a push does not ask this edge then, and may have been told that no copy of it is left."""
     device = await edge.device(app)
     await hold(True)
-    await until(lambda: edge.process.delivery.silent)
+    await until(lambda: edge.process.reactor.silent)
     with pytest.raises(RpcError, match="busy"):
         await edge.deliver(message(6), device.id)
     await hold(False)
-    await until(lambda: not edge.process.delivery.silent)
+    await until(lambda: not edge.process.reactor.silent)
+    assert await edge.deliver(message(6), device.id) == []
+    assert await device.message() == 6
+
+
+async def test_a_renewal_that_comes_late_ends_the_silence_behind_the_recalls(
+    edge: RunningEdge, app: NewApp, hold: Hold, store: Store
+) -> None:
+    """Nobody has declared it dead, so it goes on under its number. But it was not asked meanwhile."""
+    device = await edge.device(app)
+    number = edge.process.identity
+    now_ms = int(time.time() * 1000)
+    await recalls.add(store, recalls.StoredRecall(99, 1, now_ms + 60_000), now_ms)
+    await hold(True)
+    await until(lambda: edge.process.reactor.silent)
+    assert 99 not in edge.process.sessions.recalls
+    await hold(False)
+    await until(lambda: not edge.process.reactor.silent)
+    assert edge.process.identity == number and edge.process.standing.lease.lapses >= 1
+    assert 99 in edge.process.sessions.recalls
     assert await edge.deliver(message(6), device.id) == []
     assert await device.message() == 6
 

@@ -248,22 +248,46 @@ async def test_a_connection_whose_output_is_full_gets_no_more(way: str) -> None:
         await until(lambda: offered(fd, b"again"))
 
 
-async def test_what_waits_goes_on_waiting_while_it_is_held() -> None:
+async def test_what_waits_goes_on_waiting_while_it_is_silent() -> None:
+    """Asked before each write, not by a timer: a process that stood still must not write first."""
     with wires(output_cap=16 << 20) as stage:
         slow, quick = stage.connect(receive_buffer=32_768), stage.connect()
         fd, fd_quick = await accepted(stage, 2)
         size = 8 << 20
         stage.reactor.offer(fd, Item(NORMAL, 1, bytes(size)))
         await until(lambda: stage.reactor.unsent_bytes)
-        stage.reactor.hold(True)
+        stage.reactor.may_send = lambda: False
         stage.reactor.send(fd, b"answer")
         waits = stage.reactor.unsent_bytes
         assert len(await all_of(slow, size - waits)) == size - waits, "what the kernel had"
+        await until(lambda: stage.reactor.silent)
         stage.reactor.send(fd_quick, b"x")
         assert await all_of(quick, 1) == b"x", "who waits for nothing is served"
         assert stage.reactor.unsent_bytes == waits + len(b"answer")
-        stage.reactor.hold(False)
+        assert stage.reactor.stuck(1e9) == [], "it is not the peer that is slow"
+        stage.reactor.may_send = lambda: True
+        stage.reactor.be_silent(False)
+        assert stage.reactor.stuck(asyncio.get_running_loop().time()) == []
         assert (await all_of(slow, waits + len(b"answer")))[-6:] == b"answer"
+
+
+async def test_messages_that_share_a_write_are_cut_and_refused_one_by_one() -> None:
+    with wires(output_cap=100_000) as stage:
+        peer = stage.connect(receive_buffer=32_768)
+        (fd,) = await accepted(stage, 1)
+        messages = [Item(NORMAL, n, bytes((n,)) * 40_000) for n in range(1, 200)]
+        assert stage.reactor.broadcast([fd], messages) == {}, "nothing waited"
+        await until(lambda: stage.reactor.unsent_bytes)
+        whole = b"".join(message.data for message in messages)
+        assert await all_of(peer, len(whole)) == whole
+        stage.reactor.offer(fd, Item(NORMAL, 0, bytes(4 << 20)))  # more than the kernel takes
+        await until(lambda: stage.reactor.unsent_bytes > 100_000)
+        assert stage.reactor.broadcast([fd], messages) == {fd: 0}
+        await all_of(peer, (4 << 20) - 50_000)
+        await until(lambda: stage.reactor.unsent_bytes < 50_000)
+        taken = stage.reactor.broadcast([fd], messages).get(fd, 0)
+        if stage.reactor.unsent_bytes:
+            assert taken in (0, 1, 2), "as many as there is room for"
 
 
 async def test_one_message_larger_than_the_cap_is_taken_where_nothing_waits() -> None:
