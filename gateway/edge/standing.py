@@ -1,7 +1,7 @@
 """The lease that an edge stands by: taken, renewed, and taken anew under another number when it is lost."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -55,17 +55,25 @@ class Standing:
         """For the first time. Raises StoreError."""
         await self._stand_by(await self._another())
 
-    async def keep(self, fenced: Callable[[], bool], lost: Callable[[], Awaitable[None]]) -> None:
-        """Renew for ever; each time the lease was lost, or `fenced` says that it counts as lost, `lost` is awaited
-        under the next one."""
-        while True:
-            try:
-                await self._renew_until_lost(fenced)
-            except LeaseLost:
-                self.lost_total += 1
-                _log.warning("lease lost, going on under a new number", edge=self.identity.number)
-            await self._retake()
-            await lost()
+    async def keep(
+        self, fenced: Callable[[], bool], lost: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Renew for ever; each time the lease was lost, or `fenced` says that it counts as lost, `lost` runs under
+        the next one. That goes on beside it: what `lost` does for 20,000 sessions may take longer than a lease.
+        """
+        async with asyncio.TaskGroup() as group:
+            continuing: asyncio.Task[None] | None = None
+            while True:
+                try:
+                    await self._renew_until_lost(fenced)
+                except LeaseLost:
+                    self.lost_total += 1
+                    number = self.identity.number
+                    _log.warning("lease lost, going on under a new number", edge=number)
+                if continuing is not None:
+                    continuing.cancel()  # the next one begins with all of them
+                await self._retake()
+                continuing = group.create_task(lost())
 
     async def _another(self) -> Lease:
         return await Lease.take(self._store, self._clock, "edge", self._lease_s, self._said())
