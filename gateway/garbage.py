@@ -37,9 +37,8 @@ def collect_seldom(objects: int) -> None:
 class AtRest:
     """Collections of a process that has little time: only while it rests, or when too much has gathered.
 
-    An edge in the middle of a campaign has a hundred thousand objects on their way, each for a tenth of a
-    second. Collections among them came several times a second, stood in everybody's way for 5 to 30 ms,
-    and found nothing.
+    An edge in the middle of a campaign has tens of thousands of objects on their way, none for long. Collections
+    among them came several times a second and stood in everybody's way for 3 to 33 ms.
     """
 
     LEAST: Final = 10_000

@@ -137,12 +137,11 @@ class Service:
                 future = backend.intake.push_at_once(order, _told)
             except Refused as refused:
                 raise _as_rpc_error(refused) from None
-            if future is not None:
-                return future
+            return future or self._push_order(backend, order)
         return self._push(backend, request, len(body))
 
     async def _push(self, backend: Backend, request: rpc_pb2.PushRequest, size: int) -> bytes:
-        """As `push`, where something has to be looked up first, or more than one append is needed."""
+        """As `push`, where something has to be looked up first."""
         try:
             if not self.bodies.take(size):
                 raise Busy
@@ -155,11 +154,16 @@ class Service:
                     order = await self._settled(backend, order, tree)
             finally:
                 self.bodies.give(size)
-            del request  # the order has what it needs; the push may wait for long
-            accepted = await backend.intake.push(order)
         except (Refused, StoreUnavailable) as error:
             raise _as_rpc_error(error) from None
-        return _reply(accepted)
+        del request  # the order has what it needs; the push may wait for long
+        return await self._push_order(backend, order)
+
+    async def _push_order(self, backend: Backend, order: Order) -> bytes:
+        try:
+            return _reply(await backend.intake.push(order))
+        except (Refused, StoreUnavailable) as error:
+            raise _as_rpc_error(error) from None
 
     def _ordered(self, request: rpc_pb2.PushRequest, app: App) -> tuple[Order, Audience | None]:
         """(order, tree to be settled). Raises RpcError."""

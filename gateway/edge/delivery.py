@@ -78,14 +78,12 @@ class Delivery:
         reactor: Reactor,
         hold: Hold,
         recalls: Recalls,
-        may_send: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`may_send`: asked right before messages go out; while it says no, they are refused."""
+        """While the reactor may not send, messages are refused."""
         self._table = table
         self._reactor = reactor
         self._hold = hold
         self._recalls = recalls
-        self._may_send = may_send
         self._jobs: Lanes[_Job] = Lanes(_QUANTUM)
         self._fences: dict[int, int] = {}
         self._refusing: dict[_Key, BitMap] = {}
@@ -115,7 +113,7 @@ class Delivery:
             raise RpcError("invalid", f"there is no priority {priority}")
         key = (p, priority)
         full = self._count[priority] >= self.JOBS or self._bytes[priority] + len(body) > self.BYTES
-        silent = not self._may_send() and any(map(_is_message, request.deliveries))
+        silent = not self._reactor.may_send() and any(map(_is_message, request.deliveries))
         if full or silent or key in self._barred:
             self._bar(key, request)
             raise RpcError("busy", "this edge takes nothing more just now")
@@ -235,7 +233,7 @@ class Delivery:
         Asked right before the write: between two strides sessions come.
         """
         p, message = part.partition, part.message
-        if message.priority != CONTROL and not self._may_send():
+        if message.priority != CONTROL and not self._reactor.may_send():
             return BitMap(devices)
         fresh = self._table.fresh.pop(p, None)
         if fresh is not None:

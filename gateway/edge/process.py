@@ -154,9 +154,7 @@ class EdgeProcess:
             busy=lambda: self.reactor.behind,
         )
         self.departures = Departures(self.table, sessions)
-        self.delivery = Delivery(
-            self.table, self.reactor, sessions.early.hold, sessions.recalls, self.standing.may_send
-        )
+        self.delivery = Delivery(self.table, self.reactor, sessions.early.hold, sessions.recalls)
         sessions.attach(
             self.reactor,
             self.registrar,

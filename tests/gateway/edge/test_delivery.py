@@ -72,7 +72,6 @@ class Rig:
             self.output,  # type: ignore[arg-type]
             sessions.early.hold,
             sessions.recalls,
-            self.output.may_send,
         )
 
     async def run(
