@@ -20,8 +20,8 @@ from typing import Final, NamedTuple
 
 from pyroaring import BitMap
 
+from gateway.edge.handling import Output
 from gateway.edge.output import CONTROL, Item
-from gateway.edge.reactor import Reactor
 from gateway.edge.recalls import Recalls
 from gateway.edge.table import Table
 from gateway.lanes import HIGH, WEIGHTS, Lanes
@@ -75,7 +75,7 @@ class Delivery:
     def __init__(
         self,
         table: Table,
-        reactor: Reactor,
+        reactor: Output,
         hold: Hold,
         recalls: Recalls,
     ) -> None:

@@ -1,6 +1,9 @@
-"""What the reactor stands between: who hears of its connections, and the bounds it keeps to."""
+"""What the reactor stands between: who hears of its connections, who writes, and the bounds it keeps to."""
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
+
+from gateway.edge.output import Item
 
 
 class Handler(Protocol):
@@ -18,6 +21,18 @@ class Handler(Protocol):
 
     def on_closed(self, fd: int) -> None:
         """The descriptor is still open, and closed right after this."""
+
+
+class Output(Protocol):
+    """The reactor, as far as whoever hands messages to it goes."""
+
+    def may_send(self) -> bool: ...
+
+    def offer(self, fd: int, message: Item) -> bool: ...
+
+    def broadcast(self, fds: Sequence[int], messages: Sequence[Item]) -> dict[int, int]: ...
+
+    def flush(self) -> None: ...
 
 
 class Limits(NamedTuple):

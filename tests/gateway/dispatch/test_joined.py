@@ -6,7 +6,9 @@ device shows in the order of the log, nothing is shown after its recall, and in 
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import takewhile
 from types import SimpleNamespace
 from typing import Any
 
@@ -50,8 +52,12 @@ class Rows:
         self.out[fd].append(message)
         return True
 
-    def broadcast(self, fds: Iterable[int], message: Item) -> list[int]:
-        return [fd for fd in fds if not self.offer(fd, message)]
+    def broadcast(self, fds: Sequence[int], messages: Sequence[Item]) -> dict[int, int]:
+        taken = {fd: sum(1 for _ in takewhile(partial(self.offer, fd), messages)) for fd in fds}
+        return {fd: count for fd, count in taken.items() if count < len(messages)}
+
+    def may_send(self) -> bool:
+        return True
 
     def flush(self) -> None: ...
 
@@ -63,7 +69,7 @@ class EdgeModel:
         self.recalls = Recalls()
         self.early = EarlyMessages(1000)
         hold = self.early.hold
-        self.delivery = Delivery(self.table, self.rows, hold, self.recalls)  # type: ignore[arg-type]
+        self.delivery = Delivery(self.table, self.rows, hold, self.recalls)
 
     def close(self, fd: int) -> None:
         """As Sessions.on_closed."""

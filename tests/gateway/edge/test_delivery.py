@@ -413,8 +413,9 @@ def one(frame: bytes, *indexes: int, restart: bool = False, push_id: int = 0) ->
 
 
 async def refusals(rig: Rig, body: bytes) -> list[tuple[int, list[int], list[int]]]:
+    """(delivery, who was gone, who was slow): sets of devices, here sorted."""
     reply = rpc_pb2.Delivered.FromString(await rig.delivery.deliver(body))
-    return [(r.delivery, list(r.gone), list(r.slow)) for r in reply.refused]
+    return [(r.delivery, sorted(r.gone), sorted(r.slow)) for r in reply.refused]
 
 
 @both
