@@ -101,6 +101,10 @@ class Child:
         """Raises ChildFailed if it does not come up."""
         self.started = self.collect(self._start, _START_S)
 
+    def stand_back(self) -> None:
+        """It leaves the processors to whoever else wants them."""
+        os.setpriority(os.PRIO_PROCESS, self.pid, 19)
+
     def call(self, do: str, timeout_s: float = _ANSWER_S, **arguments: Any) -> dict[str, Any]:
         """Send one command and wait for its answer. Raises ChildFailed."""
         return self.collect(self.send(do, **arguments), timeout_s)
@@ -115,7 +119,7 @@ class Child:
             raise ChildFailed(f"{self._module} (pid {self.pid}) has ended") from error
         return self._last_id
 
-    def collect(self, command: int, timeout_s: float) -> dict[str, Any]:
+    def collect(self, command: int, timeout_s: float = _ANSWER_S) -> dict[str, Any]:
         """The answer to a command that was sent. Raises ChildFailed."""
         try:
             answer = self._wait_answer(command, time.monotonic() + timeout_s)

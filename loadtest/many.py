@@ -1,5 +1,6 @@
 """Fleets in many processes as one: devices by the hundred thousand, told apart by nothing."""
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,8 @@ _NETWORK: Final = 8
 """Of loopback: other commands dial from others."""
 _IN_FLIGHT: Final = 10_000
 """Of all fleets together: devices that do not know of each other, and enough for the edges to gather them."""
+_CROWDED: Final = 16
+"""Fleets for each processor; more of them stand back behind the service."""
 _STEP_S: Final = 0.5
 """Between two looks at all the fleets of a million devices; with fewer, as much sooner."""
 _STEP_MIN_S: Final = 0.02
@@ -37,6 +40,11 @@ def many(
     with ExitStack() as stack:
         plans = _plans(service, devices, heartbeat_s, in_flight, view)
         fleets = side_by_side((FleetProcess(plan, wait=False) for plan in plans), stack)
+        if len(fleets) > _CROWDED * (os.cpu_count() or 1):
+            # Devices have processors of their own. The service shares these with a hundred processes, most
+            # of them fleets, and its few central ones would get a hundredth each.
+            for fleet in fleets:
+                fleet.stand_back()
         try:
             yield Many(fleets, devices, view)
         finally:
@@ -56,15 +64,20 @@ class Many:
     def counters(self) -> Counter[str]:
         """Summed up; times mean nothing in it."""
         total: Counter[str] = Counter()
-        for fleet in self._fleets:
-            total.update({k: v for k, v in fleet.counters().items() if isinstance(v, int)})
+        for counters in self._of_each():
+            total.update({k: v for k, v in counters.items() if isinstance(v, int)})
         return total
+
+    def _of_each(self) -> list[dict[str, Any]]:
+        """Asked all at once: on a busy machine each takes a while to answer."""
+        asked = [fleet.send("counters") for fleet in self._fleets]
+        return [fleet.collect(ask) for fleet, ask in zip(self._fleets, asked, strict=True)]
 
     def connect(self) -> dict[str, Any]:
         for fleet in self._fleets:
             fleet.dial(range(fleet.plan.devices))
         self.until("connecting", lambda counters: counters["open"], self._devices)
-        ends = [fleet.counters() for fleet in self._fleets]
+        ends = self._of_each()
         # CLOCK_MONOTONIC is the same in all processes of a machine.
         seconds = max(e["last_welcome_at"] for e in ends) - min(e["first_dial_at"] for e in ends)
         return {

@@ -22,6 +22,8 @@ from gateway.dispatch.permits import Permits
 from gateway.dispatch.queries import Queries
 from gateway.dispatch.tagging import Tagging, TagLimits
 from gateway.dispatch.turns import Turns
+from gateway.dispatch.unanswered import Unanswered
+from gateway.lanes import WEIGHTS
 from gateway.loopstall import LoopStall
 from gateway.metrics import Sample, encode_stats, process_samples
 from gateway.rpc import Handler, Method
@@ -37,7 +39,7 @@ from gateway.store.errors import (
     Trimmed,
 )
 from gateway.store.leases import Holder, Lease, Roster
-from gateway.store.log import Entry, LogReader, Pace, length
+from gateway.store.log import Entry, LogReader, Pace, length, position_key
 from gateway.store.pushes import push_producer
 from protocol.schema import log_pb2, rpc_pb2
 
@@ -89,6 +91,7 @@ class Node:
             clock.now_ms,
             self.may_act,
             self.links,
+            {priority: Unanswered() for priority in WEIGHTS},
             self.contents,
             self._looks.set,
         )
@@ -97,6 +100,8 @@ class Node:
         self._seqs: dict[int, int] = {}
         self._declared: set[tuple[int, int, int]] = set()
         """(partition, edge, start) of ends that this node has written to a log"""
+        self._behind_s = 0.0
+        """How old what we folded last was then."""
         self.loop_stall = LoopStall()
         self.records_total = 0
         self.takeovers_total = 0
@@ -268,9 +273,12 @@ class Node:
                 await asyncio.sleep(0.05)
                 continue
             if not entries:
+                self._behind_s = 0.0
                 await asyncio.sleep(0)
                 continue
             await self._fold(entries)
+            oldest_ms = min(position_key(entry.position)[0] for entry in entries)
+            self._behind_s = max(0.0, (self._clock.now_ms() - oldest_ms) / 1000)
 
     async def _fold(self, entries: Iterable[Entry]) -> None:
         end = time.perf_counter() + _SLICE_S
@@ -319,7 +327,7 @@ class Node:
             await asyncio.sleep(_TIMER_S)
             now = time.monotonic()
             for owned in list(self.owned.values()):
-                owned.on_timer(now)
+                owned.on_timer(now, now - self._behind_s)
 
     async def _run_looks(self) -> None:
         """Who has arrived, or has room for more. All of one fold or one step come together, and between

@@ -5,7 +5,7 @@
 import asyncio
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 import structlog
@@ -23,6 +23,7 @@ from gateway.dispatch.sending import Sending
 from gateway.dispatch.sends import Pacing
 from gateway.dispatch.snapshotting import Snapshotting
 from gateway.dispatch.transmission import Transmission, Ways
+from gateway.dispatch.unanswered import Unanswered
 from gateway.slices import in_slices
 from gateway.store import ownership
 from gateway.store import pushes as store_pushes
@@ -55,6 +56,8 @@ class Surroundings(NamedTuple):
     may_act: Callable[[], bool]
     """False once the node's own lease has run out: then nothing is sent and nothing answered."""
     links: Links
+    unanswered: Mapping[int, Unanswered]
+    """Of each lane, at all edges."""
     contents: Contents
     wake: Callable[[], None] = lambda: None
     """Hears that a partition has something to `look` at."""
@@ -100,7 +103,14 @@ class Owned:
             partition,
             self.sending,
             self.fence,
-            Ways(around.links, around.contents, around.now_ms, around.may_act, self._on_deposed),
+            Ways(
+                around.links,
+                around.unanswered,
+                around.contents,
+                around.now_ms,
+                around.may_act,
+                self._on_deposed,
+            ),
         )
         self.snapshotting = Snapshotting(partition, self.snapshots, config)
         self._retention = Retention(
@@ -234,10 +244,12 @@ class Owned:
         if self.waits_for_look:
             self.transmission.queue(self.sending.look(time.monotonic()))
 
-    def on_timer(self, now: float) -> None:
+    def on_timer(self, now: float, heard: float) -> None:
+        """`heard`: the log is folded as it was then."""
         due = self.sending.next_timer()
         if self.live and due is not None and due <= now:
-            self.transmission.queue(self.sending.on_timer(now))
+            under_way = self.transmission.under_way
+            self.transmission.queue(self.sending.on_timer(now, heard, under_way))
 
     def release(self, push_id: int, count: int) -> int:
         """Permits for `count` devices of a paced push; returns how many were let go."""

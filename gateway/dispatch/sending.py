@@ -13,8 +13,9 @@ Pure: time is an argument, seconds of any steady clock.
 """
 
 import heapq
-from collections.abc import Callable, Iterable, Mapping
-from typing import Final, NamedTuple
+import math
+from collections.abc import Callable, Container, Iterable, Mapping
+from typing import Final
 
 from pyroaring import BitMap
 
@@ -23,18 +24,11 @@ from gateway.dispatch.campaign import Push, Single
 from gateway.dispatch.holding import Held
 from gateway.dispatch.partition import OFFLINE, Partition
 from gateway.dispatch.sends import Overtaken, Pacing, Send, SendState
+from gateway.dispatch.unreceipted import Missed, Unreceipted
 from gateway.lanes import WEIGHTS
 
-_MERGE_S: Final = 1.0
-"""Sends of a push within this time share one timer."""
 _BACKOFF_MAX: Final = 6
 """Doublings of the delay after refusals and missing receipts."""
-
-
-class _Timer(NamedTuple):
-    due: float
-    push_id: int
-    attempt: int
 
 
 class Sending:
@@ -50,10 +44,7 @@ class Sending:
         """Edges that can be reached."""
         self._behind: dict[int, dict[int, int]] = {priority: {} for priority in WEIGHTS}
         """priority -> devices with more of it pending than a window: order of the last push sent to them"""
-        self._timers: list[_Timer] = []
-        self._underway: dict[_Timer, BitMap] = {}
-        """Devices to look at again when the timer fires and no receipt has come."""
-        self._last_timer: dict[tuple[int, int], _Timer] = {}
+        self._unreceipted = Unreceipted(pacing.resend_s, pacing.resend_max_s)
         self._looks: list[tuple[float, int]] = []
         """(due, index) of devices that an edge refused"""
         self._refusals: dict[int, int] = {}
@@ -163,9 +154,7 @@ class Sending:
         """Sends that a pause has overtaken on their way; others may go in their place."""
         for send in withdrawn:
             push_id = send.push.push_id
-            timer = self._last_timer.get((push_id, 0))
-            if timer in self._underway:
-                self._underway[timer] -= send.devices
+            self._unreceipted.withdraw(push_id, send.devices)
             if send.push.speed:
                 self.held.hold(push_id, send.devices)
             else:
@@ -221,8 +210,15 @@ class Sending:
         self._refused.discard(index)
         del self._look_at[index]
 
-    def on_timer(self, now: float) -> list[Send]:
-        """Everything that has become due."""
+    def on_timer(
+        self, now: float, heard: float = math.inf, under_way: Container[int] = ()
+    ) -> list[Send]:
+        """Everything that has become due.
+
+        A receipt is not missing before it could be here: the log is folded as it was at `heard`, and of the
+        pushes `under_way` some sends are not written yet. Else a service that is behind would send
+        everything again, and be further behind.
+        """
         again = BitMap()
         while self._looks and self._looks[0][0] <= now:
             due, index = heapq.heappop(self._looks)
@@ -234,8 +230,11 @@ class Sending:
         self.waiting.look(again)
         sends: list[Send] = []
         stalled: dict[int, int] = {}
-        while self._timers and self._timers[0].due <= now:
-            sends += self._resend(heapq.heappop(self._timers), now, stalled)
+        for missed in self._unreceipted.missed(min(now, heard)):
+            if missed.push_id in under_way:
+                self._unreceipted.watch(*missed, now)
+            else:
+                sends += self._resend(missed, now, stalled)
         for attempt in sorted(set(stalled.values())):
             devices = BitMap([index for index, tried in stalled.items() if tried == attempt])
             self.waiting.look(devices, attempt)
@@ -243,10 +242,8 @@ class Sending:
 
     def next_timer(self) -> float | None:
         """When `on_timer` has something to do, or None."""
-        times = [self._timers[0].due] if self._timers else []
-        if self._looks:
-            times.append(self._looks[0][0])
-        return min(times, default=None)
+        times = [self._unreceipted.next_due(), self._looks[0][0] if self._looks else None]
+        return min((due for due in times if due is not None), default=None)
 
     # Pushes with a speed.
 
@@ -276,12 +273,7 @@ class Sending:
 
     def state_of(self, push: Push, index: int, now: float) -> SendState:
         """One push at one device. Looks through all timers: for a question, not for each send."""
-        attempt, sent_at = 0, None
-        for timer, devices in self._underway.items():
-            if timer.push_id == push.push_id and index in devices:
-                attempt += timer.attempt + 1
-                at = timer.due - self._delay_s(timer.attempt)
-                sent_at = at if sent_at is None else max(sent_at, at)
+        attempt, sent_at = self._unreceipted.known_of(push.push_id, index)
         ago = None if sent_at is None else max(0.0, now - sent_at)
         return SendState(attempt, ago, self._why(push, index) if push.is_pending(index) else "")
 
@@ -405,35 +397,20 @@ class Sending:
 
     def _note(self, sends: Iterable[Send], attempt: int, now: float) -> None:
         """Start the timers that bring unreceipted sends back."""
-        delay = self._delay_s(attempt)
         for send in sends:
-            key = (send.push.push_id, attempt)
-            timer = self._last_timer.get(key)
-            if timer is None or timer.due < now + delay - _MERGE_S or timer not in self._underway:
-                timer = _Timer(now + delay, send.push.push_id, attempt)
-                self._last_timer[key] = timer
-                if timer not in self._underway:
-                    heapq.heappush(self._timers, timer)
-                    self._underway[timer] = BitMap()
-            self._underway[timer] |= send.devices
+            self._unreceipted.watch(send.push.push_id, attempt, send.devices, now)
 
-    def _delay_s(self, attempt: int) -> float:
-        return min(self._pacing.resend_s * 2.0 ** min(attempt, 16), self._pacing.resend_max_s)
-
-    def _resend(self, timer: _Timer, now: float, stalled: dict[int, int]) -> list[Send]:
+    def _resend(self, missed: Missed, now: float, stalled: dict[int, int]) -> list[Send]:
         """`stalled` collects devices behind whose window has not moved: index -> attempt."""
-        devices = self._underway.pop(timer)
-        key = (timer.push_id, timer.attempt)
-        if self._last_timer.get(key) == timer:
-            del self._last_timer[key]
-        push = self._partition.pushes.get(timer.push_id)
+        devices = missed.devices
+        push = self._partition.pushes.get(missed.push_id)
         devices -= self._undecided()  # that look sends it again
         behind = BitMap()
         for priority in WEIGHTS if push is None else (push.priority,):
             behind = devices & BitMap(self._behind[priority])
             for index in behind:
                 if push is not None and push.ttl_s and push.is_pending(index):
-                    stalled[index] = max(stalled.get(index, 0), timer.attempt + 1)
+                    stalled[index] = max(stalled.get(index, 0), missed.attempt + 1)
                 else:
                     # Received, or expired: perhaps the whole window is, and no receipt moves it on.
                     self._go_on((index,), priority)
@@ -441,5 +418,5 @@ class Sending:
             return []
         due = (devices & push.pending()) - self.held.of(push.push_id)
         resent = self._split(push, due - behind)
-        self._note(resent, timer.attempt + 1, now)
+        self._note(resent, missed.attempt + 1, now)
         return resent

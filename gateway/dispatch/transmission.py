@@ -10,7 +10,7 @@ or whose link has been lost since, is dropped, because what is pending for them 
 import asyncio
 import time
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import structlog
@@ -22,6 +22,7 @@ from gateway.dispatch.links import Links
 from gateway.dispatch.partition import Partition
 from gateway.dispatch.sending import Sending
 from gateway.dispatch.sends import Send
+from gateway.dispatch.unanswered import Unanswered
 from gateway.lanes import HIGH, WEIGHTS
 from gateway.store.errors import StoreError
 from protocol.schema import rpc_pb2
@@ -36,9 +37,6 @@ _DELIVERIES: Final = 32
 _BATCH_DEVICES: Final = 2_000
 """So many sends, and about so many devices, of the low lane go out in one step; the others have more by
 their weight. Some ms of work: in between other lanes, and the fold, have their turn."""
-_UNANSWERED: Final = 4_096
-"""Messages of a lane (and 64 bytes of frames count as one) that an edge may have without having answered:
-some 50 ms of its time. A larger deliver goes out alone."""
 _AS_INDEXES: Final = 16
 """Up to so many devices travel as a list, more as a bitmap."""
 
@@ -50,6 +48,8 @@ class Ways(NamedTuple):
     """What a transmission goes by; shared with the partition's owner."""
 
     links: Links
+    unanswered: Mapping[int, Unanswered]
+    """Of each lane."""
     contents: Contents
     now_ms: Callable[[], int]
     may_act: Callable[[], bool]
@@ -68,11 +68,11 @@ class _Queued(NamedTuple):
 class _Lane:
     """Sends of one priority, a queue for each edge."""
 
-    def __init__(self, priority: int) -> None:
+    def __init__(self, priority: int, unanswered: Unanswered) -> None:
         self.weight = WEIGHTS[priority]
         self.ready = asyncio.Event()
-        self.unanswered: Counter[int] = Counter()
-        """edge -> messages"""
+        self.wake = self.ready.set
+        self.unanswered = unanswered
         self.count = 0
         self._queues: OrderedDict[int, deque[_Queued]] = OrderedDict()
         """By edge: the next one that has room is served."""
@@ -87,8 +87,7 @@ class _Lane:
 
     def next_batch(self) -> list[_Queued]:
         """What is next for some edge, or nothing: none waits, or none has room."""
-        with_room = (edge for edge in self._queues if self.unanswered[edge] < _UNANSWERED)
-        edge = next(with_room, None)
+        edge = next(filter(self.unanswered.has_room, self._queues), None)
         if edge is None:
             return []
         queue = self._queues[edge]
@@ -106,11 +105,11 @@ class _Lane:
         self.count -= len(batch)
         return batch
 
-    def answered(self, edge: int, cost: int) -> None:
-        self.unanswered[edge] -= cost
-        if not self.unanswered[edge]:
-            del self.unanswered[edge]
-        self.ready.set()
+    def wait(self) -> None:
+        """Nothing more goes just now: for the edges of what is left."""
+        for edge in self._queues:
+            self.unanswered.wait(edge, self.wake)
+        self.unanswered.pass_on()
 
 
 class Transmission:
@@ -122,7 +121,9 @@ class Transmission:
         self._overtaken = sending.overtaken
         self._fence = fence
         self._ways = ways
-        self._lanes = {priority: _Lane(priority) for priority in WEIGHTS}
+        self._lanes = {priority: _Lane(priority, ways.unanswered[priority]) for priority in WEIGHTS}
+        self._under_way: Counter[int] = Counter()
+        """push id -> sends of it that wait, or that an edge has not answered"""
         self._losses: defaultdict[int, int] = defaultdict(int)
         """edge -> times its link was lost"""
         self._tasks: list[asyncio.Task[None]] = []
@@ -136,13 +137,21 @@ class Transmission:
         self._stopped = True
         for task in self._tasks:
             task.cancel()
+        for lane in self._lanes.values():
+            lane.unanswered.leave(lane.wake)
 
     def on_link_down(self, edge: int) -> None:
         self._losses[edge] += 1
 
+    @property
+    def under_way(self) -> Container[int]:
+        """Pushes some sends of which wait, or are not answered."""
+        return self._under_way
+
     def queue(self, sends: Sequence[Send]) -> None:
         """Sends that have been decided at this moment, in their order."""
         number = self._overtaken.enter(len(sends))
+        self._under_way.update(send.push.push_id for send in sends)
         # A lane's task wakes up with its first send: the highest goes first, in each lane in order.
         for send in sorted(sends, key=lambda send: _RANK[send.push.priority]):
             lane = self._lanes[send.push.priority]
@@ -151,7 +160,14 @@ class Transmission:
                 lane.put(queued)
             else:
                 self._put_off([queued])
-                self._overtaken.leave(number)
+                self._leave(queued)
+
+    def _leave(self, queued: _Queued) -> None:
+        self._overtaken.leave(queued.number)
+        push_id = queued.send.push.push_id
+        self._under_way[push_id] -= 1
+        if not self._under_way[push_id]:
+            del self._under_way[push_id]
 
     def __len__(self) -> int:
         return sum(lane.count for lane in self._lanes.values())
@@ -174,8 +190,9 @@ class Transmission:
                     self._put_off(batch)
                 finally:
                     for queued in batch:
-                        self._overtaken.leave(queued.number)
+                        self._leave(queued)
                 await asyncio.sleep(0)
+            lane.wait()
 
     def _put_off(self, batch: Iterable[_Queued]) -> None:
         now = time.monotonic()
@@ -189,7 +206,7 @@ class Transmission:
         self._sending.on_refused(refused, now)
 
     async def _transmit(self, lane: _Lane, batch: Sequence[_Queued]) -> None:
-        found = await self._contents_of(batch)
+        found = await self._contents_of(lane, batch)
         if self._stopped:
             return
         if not self._ways.may_act():
@@ -211,7 +228,7 @@ class Transmission:
         if due:
             self._deliver(lane, _framed(due, found, self._ways.now_ms()))
 
-    async def _contents_of(self, batch: Sequence[_Queued]) -> dict[int, bytes]:
+    async def _contents_of(self, lane: _Lane, batch: Sequence[_Queued]) -> dict[int, bytes]:
         contents = self._ways.contents
         found: dict[int, bytes] = {}
         missing = {}
@@ -223,6 +240,7 @@ class Transmission:
             else:
                 found[push.push_id] = content
         if missing:
+            lane.unanswered.pass_on()  # others need not wait for our contents
             found |= await contents.load(self._partition.number, list(missing.values()))
         return found
 
@@ -285,12 +303,13 @@ class Transmission:
         edge, request.priority = first.edge, first.push.priority
         request.partition, request.fence = self._partition.number, self._fence
         cost = sum(len(queued.send.devices) for queued in sent) + size // 64
-        lane.unanswered[edge] += cost
+        lane.unanswered.add(edge, cost)
         for queued in sent:
             self._overtaken.enter(1, queued.number)
+            self._under_way[queued.send.push.push_id] += 1
 
         def answered(reply: rpc_pb2.Delivered | None, deposed: bool) -> None:
-            lane.answered(edge, cost)
+            lane.unanswered.answered(edge, cost)
             if deposed:
                 self._ways.on_deposed()
             elif reply is None:
@@ -301,7 +320,7 @@ class Transmission:
                     devices = (*refused.gone, *refused.slow)
                     self._on_refused(sent[refused.delivery], devices, now)
             for queued in sent:
-                self._overtaken.leave(queued.number)
+                self._leave(queued)
 
         self._ways.links.deliver(edge, request, answered)
 

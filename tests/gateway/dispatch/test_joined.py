@@ -20,11 +20,13 @@ from gateway.dispatch import transmission as transmission_module
 from gateway.dispatch.campaign import RECEIVED, Push
 from gateway.dispatch.sending import Sending
 from gateway.dispatch.transmission import Transmission, Ways
+from gateway.dispatch.unanswered import Unanswered
 from gateway.edge.delivery import Delivery
 from gateway.edge.early import EarlyMessages
 from gateway.edge.output import CONTROL, Item
 from gateway.edge.recalls import Recall, Recalls
 from gateway.edge.table import Table
+from gateway.lanes import WEIGHTS
 from gateway.rpc import RpcError
 from gateway.store.errors import StoreUnavailable
 from protocol.schema import log_pb2, rpc_pb2
@@ -100,8 +102,10 @@ class Owner:
     def __init__(self, machine: "Joined", fence: int) -> None:
         self.sending = Sending(machine.log.partition, PACING)
         self.wires: dict[int, Wire] = {}
+        self.unanswered = {priority: Unanswered(*machine.unanswered) for priority in WEIGHTS}
         ways = Ways(
             SimpleNamespace(deliver=self.deliver),  # type: ignore[arg-type]
+            self.unanswered,
             SimpleNamespace(get_nowait=machine.content_at_hand, load=machine.load),  # type: ignore[arg-type]
             lambda: START_MS,
             lambda: True,
@@ -135,10 +139,11 @@ class Joined(RuleBasedStateMachine):
         self._time = transmission_module.time
         clock: Any = SimpleNamespace(monotonic=lambda: self.now)
         transmission_module.time = clock
-        self._bounds = (transmission_module._DELIVERIES, transmission_module._UNANSWERED)
+        self._deliveries = transmission_module._DELIVERIES
         # One message in each deliver, and few under way: so much the more can come in between.
         transmission_module._DELIVERIES = 0.25  # type: ignore[misc,assignment]
-        self.an_edge_may_have(2)
+        self.unanswered = (2, 99)
+        """That one edge, and all together, may have."""
         self.log = Log()
         self.unfolded: list[tuple[bytes, Callable[[], None] | None]] = []
         self.edges = {edge: EdgeModel() for edge in EDGES}
@@ -173,7 +178,7 @@ class Joined(RuleBasedStateMachine):
             self.heal()
         finally:
             transmission_module.time = self._time
-            transmission_module._DELIVERIES, transmission_module._UNANSWERED = self._bounds  # type: ignore[misc]
+            transmission_module._DELIVERIES = self._deliveries  # type: ignore[misc]
             self.owner.transmission.stop()
             self.turn(3)
             self.loop.close()
@@ -430,9 +435,11 @@ class Joined(RuleBasedStateMachine):
     def an_edge_has_room_for(self, edge: int, jobs: int) -> None:
         self.edges[edge].delivery.JOBS = jobs  # type: ignore[misc]
 
-    @rule(unanswered=st.sampled_from([1, 3, 4096]))
-    def an_edge_may_have(self, unanswered: int) -> None:
-        transmission_module._UNANSWERED = unanswered  # type: ignore[misc]
+    @rule(unanswered=st.sampled_from([1, 3, 4096]), of_all=st.sampled_from([1, 2, 4096]))
+    def an_edge_may_have(self, unanswered: int, of_all: int = 4096) -> None:
+        self.unanswered = unanswered, of_all
+        for lane in self.owner.unanswered.values():
+            lane._of_one, lane._of_all = self.unanswered
 
     @rule(edge=st.sampled_from(EDGES))
     def answers_come(self, edge: int) -> None:
@@ -467,10 +474,12 @@ class Joined(RuleBasedStateMachine):
         self.rests = rests
         self.turn()
 
-    @rule(seconds=st.sampled_from([0.1, 1.0, 3.0, 40.0]))
-    def time_passes(self, seconds: float) -> None:
+    @rule(seconds=st.sampled_from([0.1, 1.0, 3.0, 40.0]), behind=st.sampled_from([0.0, 2.0, 60.0]))
+    def time_passes(self, seconds: float, behind: float = 0.0) -> None:
         self.now += seconds
-        self.owner.transmission.queue(self.owner.sending.on_timer(self.now))
+        under_way = self.owner.transmission.under_way
+        sends = self.owner.sending.on_timer(self.now, self.now - behind, under_way)
+        self.owner.transmission.queue(sends)
         self.turn()
 
     # In the end.

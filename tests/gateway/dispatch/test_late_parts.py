@@ -6,7 +6,8 @@ from gateway.config import Dispatch
 from gateway.dispatch.contents import Contents
 from gateway.dispatch.links import Links
 from gateway.dispatch.owned import Owned, Surroundings
-from gateway.lanes import HIGH
+from gateway.dispatch.unanswered import Unanswered
+from gateway.lanes import HIGH, WEIGHTS
 from gateway.store.client import Store
 from gateway.store.leases import Identity
 from gateway.store.log import Entry
@@ -70,6 +71,7 @@ async def test_with_ttl_0_later_is_never(store: Store, late_s: int, sent: bool) 
         lambda: now_ms,
         lambda: True,
         Links(b"", lambda _: None, lambda _: None),
+        {priority: Unanswered() for priority in WEIGHTS},
         Contents(store, 1 << 20),
     )
     owner = Owned(0, 1, 0, around)

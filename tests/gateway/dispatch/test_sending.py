@@ -116,6 +116,22 @@ def test_a_message_without_receipt_is_sent_again_with_growing_patience() -> None
     assert desk.next_timer() == [] and desk.next_timer() is None
 
 
+def test_a_receipt_is_not_missing_before_it_could_be_here() -> None:
+    """While the log is folded as it was some time ago, and while sends of the push are not written yet."""
+    desk = online(0, 2)
+    desk.fold(records.push(1, [0, 2]))
+    desk.now += 31
+    assert desk.sending.on_timer(desk.now, heard=desk.now - 2) == []
+    assert desk.sending.on_timer(desk.now, under_way={1}) == []
+    assert desk.sending.state_of(desk.partition.pushes[1], 0, desk.now).attempt == 1
+    desk.now += 29
+    assert desk.sending.on_timer(desk.now) == [], "as long again"
+    desk.now += 1
+    desk.fold(received(1, 0))
+    assert pairs(desk.sending.on_timer(desk.now)) == [(2, 1)]
+    assert desk.sending.state_of(desk.partition.pushes[1], 2, desk.now).attempt == 2
+
+
 def test_who_has_receipted_is_not_sent_to_again() -> None:
     desk = online(0, 2, 4)
     desk.fold(records.push(1, [0, 2, 4]), received(1, 2))

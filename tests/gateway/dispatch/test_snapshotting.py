@@ -18,6 +18,8 @@ from gateway.dispatch.links import Links
 from gateway.dispatch.owned import Owned, Surroundings
 from gateway.dispatch.partition import Partition
 from gateway.dispatch.snapshotting import Snapshotting
+from gateway.dispatch.unanswered import Unanswered
+from gateway.lanes import WEIGHTS
 from gateway.store.client import Store
 from gateway.store.errors import StoreUnavailable
 from gateway.store.leases import Identity
@@ -186,6 +188,7 @@ async def owner_of(store: Store) -> Owned:
         lambda: 0,
         lambda: True,
         Links(b"", lambda _: None, lambda _: None),
+        {priority: Unanswered() for priority in WEIGHTS},
         Contents(store, 1 << 20),
     )
     owner = Owned(0, await take_fence(store, 0, 1, 1), 0, around)
