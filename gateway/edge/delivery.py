@@ -14,9 +14,9 @@ import asyncio
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 from pyroaring import BitMap
 
@@ -43,6 +43,7 @@ Hold = Callable[[int, Item], bool]
 """(descriptor, message) of a row before its WELCOME: keep it; False if it keeps too much already"""
 
 
+_Work = Generator[None, None, bytes]
 _Key = tuple[int, int]
 """(partition, priority)"""
 
@@ -51,7 +52,7 @@ class _Job(NamedTuple):
     """One deliver that waits or is being worked off."""
 
     key: _Key
-    work: Iterator[None]
+    work: _Work
     answer: "asyncio.Future[bytes]"
 
 
@@ -95,15 +96,19 @@ class Delivery:
         self._count = dict.fromkeys(WEIGHTS, 0)
         self._bytes = dict.fromkeys(WEIGHTS, 0)
         self._scheduled = False
+        self._left_s = _SLICE_S
+        """Of delivers that are begun as they come, until the next turn."""
         self.messages_total = 0
         self.gone_total = 0
         self.slow_total = 0
         self.recalled_total = 0
 
-    def deliver(self, body: bytes) -> "asyncio.Future[bytes]":
+    def deliver(self, body: bytes) -> "bytes | asyncio.Future[bytes]":
         """RPC handler: columba.rpc.Deliver -> Delivered.
 
-        RpcError 'fenced' for a deposed owner, 'busy' where too much waits.
+        Begun at once where nothing waits that comes before it, and done if the slice of this turn of the loop
+        is long enough: most delivers are to a few devices, for which a place in a queue costs more than
+        the work. RpcError 'fenced' for a deposed owner, 'busy' where too much waits.
         """
         request = rpc_pb2.Deliver.FromString(body)
         p, priority = request.partition, request.priority
@@ -118,17 +123,37 @@ class Delivery:
             self._bar(key, request)
             raise RpcError("busy", "this edge takes nothing more just now")
         self._fences[p] = request.fence
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[bytes] = loop.create_future()
-        self._jobs.put(priority, _Job(key, self._work(request, future), future))
+        work = self._work(request)
+        if not self._jobs or (priority == HIGH and not self._count[HIGH]):
+            done = self._begin(work)
+            if done is not None:
+                if priority == HIGH:
+                    self._reactor.flush()  # it need not wait for the rest of the slice
+                return done
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._jobs.put(priority, _Job(key, work, future))
         self._open[key] += 1
         self._count[priority] += 1
         self._bytes[priority] += len(body)
         future.add_done_callback(lambda _: self._forget(priority, len(body)))
+        return future
+
+    def _begin(self, work: _Work) -> bytes | None:
+        """As much of it as there is time for before the next turn; the answer, if that was all."""
         if not self._scheduled:
             self._scheduled = True
-            loop.call_soon(self._turn)
-        return future
+            asyncio.get_running_loop().call_soon(self._turn)
+        began = now = time.perf_counter()
+        end = began + self._left_s
+        try:
+            while now < end:
+                next(work)
+                now = time.perf_counter()
+        except StopIteration as done:
+            return cast(bytes, done.value)
+        finally:
+            self._left_s -= time.perf_counter() - began
+        return None
 
     def _bar(self, key: _Key, request: rpc_pb2.Deliver) -> None:
         """Nothing may overtake what is refused here, and what waits already is not refused by that."""
@@ -169,8 +194,10 @@ class Delivery:
             self._jobs.charge(priority, 1)
             try:
                 next(job.work)
-            except StopIteration:
+            except StopIteration as done:
                 self._done(priority)
+                if not job.answer.done():
+                    job.answer.set_result(done.value)
                 if priority == HIGH:
                     self._reactor.flush()  # it need not wait for the rest of the slice
             except Exception as error:  # one malformed deliver must not stop those behind it
@@ -178,13 +205,14 @@ class Delivery:
                 if not job.answer.done():
                     job.answer.set_exception(error)
         self._reactor.flush()
+        self._left_s = _SLICE_S
         if self._jobs:
             asyncio.get_running_loop().call_soon(self._turn)
         else:
             self._scheduled = False
 
-    def _work(self, request: rpc_pb2.Deliver, future: "asyncio.Future[bytes]") -> Iterator[None]:
-        """Send all deliveries of a request; yields every few rows."""
+    def _work(self, request: rpc_pb2.Deliver) -> _Work:
+        """Send all deliveries of a request; yields every few rows. Returns columba.rpc.Delivered."""
         reply = rpc_pb2.Delivered()
         for run in _runs(request.deliveries):
             parts = [_part(request, number) for number in run]
@@ -195,8 +223,7 @@ class Delivery:
                 if part.gone or part.slow:
                     refused = rpc_pb2.Refused(delivery=number, gone=part.gone, slow=part.slow)
                     reply.refused.append(refused)
-        if not future.done():
-            future.set_result(reply.SerializeToString())
+        return reply.SerializeToString()
 
     def _send(self, delivery: rpc_pb2.Delivery, parts: Sequence[_Part]) -> Iterator[None]:
         """All parts go to the devices of this delivery; they are one, or have a bitmap."""

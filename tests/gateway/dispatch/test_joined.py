@@ -21,6 +21,7 @@ from gateway.dispatch.campaign import RECEIVED, Push
 from gateway.dispatch.sending import Sending
 from gateway.dispatch.transmission import Transmission, Ways
 from gateway.dispatch.unanswered import Unanswered
+from gateway.edge import delivery as delivery_module
 from gateway.edge.delivery import Delivery
 from gateway.edge.early import EarlyMessages
 from gateway.edge.output import CONTROL, Item
@@ -68,6 +69,7 @@ class EdgeModel:
     def __init__(self) -> None:
         self.table = Table(4096)
         self.rows = Rows()
+        self.busy = False
         self.recalls = Recalls()
         self.early = EarlyMessages(1000)
         hold = self.early.hold
@@ -139,6 +141,9 @@ class Joined(RuleBasedStateMachine):
         self._time = transmission_module.time
         clock: Any = SimpleNamespace(monotonic=lambda: self.now)
         transmission_module.time = clock
+        self._edge_time = delivery_module.time
+        still: Any = SimpleNamespace(perf_counter=lambda: 0.0)
+        delivery_module.time = still
         self._deliveries = transmission_module._DELIVERIES
         # One message in each deliver, and few under way: so much the more can come in between.
         transmission_module._DELIVERIES = 0.25  # type: ignore[misc,assignment]
@@ -178,6 +183,7 @@ class Joined(RuleBasedStateMachine):
             self.heal()
         finally:
             transmission_module.time = self._time
+            delivery_module.time = self._edge_time
             transmission_module._DELIVERIES = self._deliveries  # type: ignore[misc]
             self.owner.transmission.stop()
             self.turn(3)
@@ -415,13 +421,18 @@ class Joined(RuleBasedStateMachine):
         taken, wire.requests[:count] = wire.requests[:count], []
 
         async def hand_over() -> None:
+            model = self.edges[edge]
             for body, answered in taken:
+                model.delivery._left_s = 0.0 if model.busy else 1.0
                 try:
-                    future = self.edges[edge].delivery.deliver(body)
+                    answer = model.delivery.deliver(body)
                 except RpcError as error:
                     answered(None, error.code == "fenced")
-                else:
-                    wire.at_edge.append((future, answered))
+                    continue
+                if isinstance(answer, bytes):
+                    at_once, answer = answer, self.loop.create_future()
+                    answer.set_result(at_once)
+                wire.at_edge.append((answer, answered))
 
         self.loop.run_until_complete(hand_over())
 
@@ -434,6 +445,11 @@ class Joined(RuleBasedStateMachine):
     @rule(edge=st.sampled_from(EDGES), jobs=st.sampled_from([1, 2, Delivery.JOBS]))
     def an_edge_has_room_for(self, edge: int, jobs: int) -> None:
         self.edges[edge].delivery.JOBS = jobs  # type: ignore[misc]
+
+    @rule(edge=st.sampled_from(EDGES), busy=st.booleans())
+    def an_edge_is_busy(self, edge: int, busy: bool) -> None:
+        """Then it begins nothing before its next turn."""
+        self.edges[edge].busy = busy
 
     @rule(unanswered=st.sampled_from([1, 3, 4096]), of_all=st.sampled_from([1, 2, 4096]))
     def an_edge_may_have(self, unanswered: int, of_all: int = 4096) -> None:
@@ -612,6 +628,7 @@ def test_a_high_push_waits_neither_for_the_contents_nor_the_answers_of_others() 
     machine.cold = True
     push(machine, 2)
     machine.pushes_come([0], 1, 1, 60, "", 0, True)
+    machine.an_edge_is_busy(1, True)
     machine.an_edge_reads(1, 9, True)
     machine.a_device_reads(0, 9)
     assert machine.devices[0].shown == [4, 1]

@@ -1,0 +1,141 @@
+"""Delivery on a table of rows and a recorder for its output: what its tests share."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from types import SimpleNamespace
+
+import pytest
+from pyroaring import BitMap
+
+from gateway.edge import delivery as delivery_module
+from gateway.edge.delivery import Delivery
+from gateway.edge.output import CONTROL, Item
+from gateway.edge.recalls import Recalls
+from gateway.edge.table import Table
+from gateway.lanes import NORMAL
+from protocol.schema import rpc_pb2
+from tests.gateway.edge.stage import ReactorRecorder, Stage, deliver, message
+
+A, B = message(1), message(2)
+
+
+class Output(ReactorRecorder):
+    """Knows both ways in which the reactor takes messages."""
+
+    def offer(self, fd: int, message: Item) -> bool:
+        if message.priority == CONTROL:
+            self.put(fd, message)
+            return True
+        return super().offer(fd, message)
+
+    broadcasts = 0
+
+    def broadcast(self, fds: Iterable[int], messages: Sequence[Item]) -> dict[int, int]:
+        self.broadcasts += 1
+        full: dict[int, int] = {}
+        for fd in fds:
+            for taken, each in enumerate(messages):
+                if not self.offer(fd, each):
+                    full[fd] = taken
+                    break
+        return full
+
+
+class Rig:
+    """Sessions on a recorder, and the delivery beside them."""
+
+    def __init__(self, **edge: int) -> None:
+        self.stage = Stage(size=512, **edge)
+        self.output = Output()
+        self.stage.reactor = self.stage.sessions.reactor = self.output  # type: ignore[assignment]
+        self.delivery = self._delivery()
+
+    def _delivery(self) -> Delivery:
+        sessions = self.stage.sessions
+        return Delivery(
+            self.stage.table,
+            self.output,
+            sessions.early.hold,
+            sessions.recalls,
+        )
+
+    async def run(
+        self, p: int, *deliveries: tuple[bytes, Iterable[int] | bytes], fence: int = 1
+    ) -> list[tuple[int, list[int], list[int]]]:
+        """(delivery, gone, slow) of the reply, to sessions that have had their beginning."""
+        self.stage.table.fresh.clear()
+        reply = await self.answer(deliver(p, *deliveries, fence=fence, restart=False))
+        return [
+            (r.delivery, list(r.gone), list(r.slow))
+            for r in rpc_pb2.Delivered.FromString(reply).refused
+        ]
+
+    async def answer(self, body: bytes) -> bytes:
+        return await answer(self.delivery, body)
+
+    def queued(self, body: bytes) -> "asyncio.Future[bytes]":
+        return queued(self.delivery, body)
+
+
+async def answer(delivery: Delivery, body: bytes) -> bytes:
+    """At once or not."""
+    done = delivery.deliver(body)
+    return done if isinstance(done, bytes) else await done
+
+
+def queued(delivery: Delivery, body: bytes) -> "asyncio.Future[bytes]":
+    """One that comes when the time of this turn is used up."""
+    delivery._left_s = 0.0
+    waits = delivery.deliver(body)
+    assert not isinstance(waits, bytes)
+    return waits
+
+
+def bitmap(*indexes: int) -> bytes:
+    return bytes(BitMap(indexes).serialize())
+
+
+def as_list(*indexes: int) -> list[int]:
+    return list(indexes)
+
+
+both = pytest.mark.parametrize("to", [as_list, bitmap])
+
+
+class SlowOutput(Output):
+    """Each message takes 0.1 ms of a clock that only moves here."""
+
+    now = 0.0
+
+    def offer(self, fd: int, message: Item) -> bool:
+        self.now += 0.0001
+        return super().offer(fd, message)
+
+
+def many_rows(
+    monkeypatch: pytest.MonkeyPatch, rows: int, recalls: Recalls | None = None
+) -> tuple[Delivery, SlowOutput, Table]:
+    """Sessions of devices 0 to rows - 1, on descriptors of the same numbers."""
+    table, output = Table(2 * rows), SlowOutput()
+    monkeypatch.setattr(delivery_module, "time", SimpleNamespace(perf_counter=lambda: output.now))
+    for fd in range(rows):
+        table.add(fd)
+        table.open(fd, fd, fd + 1)
+    recalls = Recalls() if recalls is None else recalls
+    return Delivery(table, output, lambda fd, message: False, recalls), output, table
+
+
+def request(p: int, *deliveries: rpc_pb2.Delivery, priority: int = NORMAL) -> bytes:
+    return rpc_pb2.Deliver(
+        partition=p, fence=1, deliveries=deliveries, priority=priority
+    ).SerializeToString()
+
+
+def one(frame: bytes, *indexes: int, restart: bool = False, push_id: int = 0) -> rpc_pb2.Delivery:
+    return rpc_pb2.Delivery(frame=frame, index=indexes, restart=restart, push_id=push_id)
+
+
+async def refusals(rig: Rig, body: bytes) -> list[tuple[int, list[int], list[int]]]:
+    """(delivery, who was gone, who was slow): sets of devices, here sorted."""
+    reply = rpc_pb2.Delivered.FromString(await rig.answer(body))
+    return [(r.delivery, sorted(r.gone), sorted(r.slow)) for r in reply.refused]
