@@ -100,8 +100,8 @@ class Node:
         self._seqs: dict[int, int] = {}
         self._declared: set[tuple[int, int, int]] = set()
         """(partition, edge, start) of ends that this node has written to a log"""
-        self._behind_s = 0.0
-        """How old what we folded last was then."""
+        self._heard = 0.0
+        """The log is folded as it was then, `time.monotonic()`."""
         self.loop_stall = LoopStall()
         self.records_total = 0
         self.takeovers_total = 0
@@ -272,13 +272,15 @@ class Node:
             except StoreUnavailable:
                 await asyncio.sleep(0.05)
                 continue
+            now = time.monotonic()
             if not entries:
-                self._behind_s = 0.0
+                self._heard = now
                 await asyncio.sleep(0)
                 continue
-            await self._fold(entries)
             oldest_ms = min(position_key(entry.position)[0] for entry in entries)
-            self._behind_s = max(0.0, (self._clock.now_ms() - oldest_ms) / 1000)
+            age_s = max(0.0, (self._clock.now_ms() - oldest_ms) / 1000)
+            await self._fold(entries)
+            self._heard = now - age_s
 
     async def _fold(self, entries: Iterable[Entry]) -> None:
         end = time.perf_counter() + _SLICE_S
@@ -327,7 +329,7 @@ class Node:
             await asyncio.sleep(_TIMER_S)
             now = time.monotonic()
             for owned in list(self.owned.values()):
-                owned.on_timer(now, now - self._behind_s)
+                owned.on_timer(now, self._heard)
 
     async def _run_looks(self) -> None:
         """Who has arrived, or has room for more. All of one fold or one step come together, and between

@@ -646,3 +646,16 @@ def test_an_edge_has_no_more_under_way_than_it_may() -> None:
     assert len(machine.owner.wires[1].requests) == 1, "two messages"
     machine.teardown()
     assert machine.devices[0].shown == machine.devices[2].shown == [1, 2, 3, 4, 5, 6]
+
+
+def test_all_edges_together_have_no_more_under_way_than_they_may() -> None:
+    machine = Joined()
+    machine.all_goes_well([])
+    machine.a_device_connects(2, 2, True, True)
+    machine.all_goes_well([])
+    machine.an_edge_may_have(99, of_all=2)
+    for _ in range(6):
+        push(machine, 0, 2)
+    assert sum(len(wire.requests) for wire in machine.owner.wires.values()) == 2
+    machine.teardown()
+    assert machine.devices[0].shown == machine.devices[2].shown == [1, 2, 3, 4, 5, 6]

@@ -2,7 +2,7 @@
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from gateway.store.pushes import PushRecord
 from protocol.ids import SEVERAL, device_id
 from protocol.schema import log_pb2, rpc_pb2
 from tests.gateway.dispatch import records
-from tests.gateway.dispatch.nodes import Running, config, content, hasten, running
+from tests.gateway.dispatch.nodes import DISPATCH, Running, config, content, hasten, running
 from tests.gateway.dispatch.records import app_of, known
 from tests.gateway.dispatch.scripted_edge import Got, ScriptedEdge
 from tests.gateway.store.valkey import log_of, until
@@ -98,6 +98,25 @@ async def test_live_messages_and_a_backlog_reach_the_edge_in_order(
         assert edge.got[:3] == [Got(0, FIRST, "1"), Got(0, SECOND, "2"), Got(0, THIRD, "3")]
         counts = await owner.counts(FIRST)
         assert (counts.targeted, counts.received, counts.pending) == (1, 1, 0)
+
+
+async def test_a_receipt_that_is_not_read_yet_is_not_missing(
+    store: Store, edge: ScriptedEdge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(store) as owner:
+        await edge.connect(0)
+        await push(store, FIRST, 0)
+        await until(lambda: edge.got)
+        fold = owner.node._fold
+
+        async def late(entries: Iterable[Entry]) -> None:
+            await asyncio.sleep(2.5 * DISPATCH.resend_s)
+            await fold(entries)
+
+        monkeypatch.setattr(owner.node, "_fold", late)
+        await log(store, records.receipts(FIRST, RECEIVED, [0]))
+        await until(lambda: not owner.partition.pushes[FIRST].pending())
+        assert len(edge.got) == 1
 
 
 async def test_an_early_refusal_is_retried_soon(store: Store, edge: ScriptedEdge) -> None:
