@@ -21,11 +21,12 @@ from gateway.dispatch.peers import Peers
 from gateway.dispatch.permits import Permits
 from gateway.dispatch.queries import Queries
 from gateway.dispatch.tagging import Tagging, TagLimits
+from gateway.dispatch.transmission import QUEUED_SENDS
 from gateway.dispatch.turns import Turns
-from gateway.dispatch.unanswered import Unanswered
+from gateway.dispatch.unanswered import OF_ALL, Unanswered
 from gateway.lanes import WEIGHTS
 from gateway.loopstall import LoopStall
-from gateway.metrics import Sample, encode_stats, process_samples
+from gateway.metrics import Sample, encode_stats, process_samples, queue_samples
 from gateway.rpc import Handler, Method
 from gateway.store import leases, ownership
 from gateway.store.client import Store
@@ -100,7 +101,7 @@ class Node:
         self._seqs: dict[int, int] = {}
         self._declared: set[tuple[int, int, int]] = set()
         """(partition, edge, start) of ends that this node has written to a log"""
-        self._heard = 0.0
+        self._heard = time.monotonic()
         """The log is folded as it was then, `time.monotonic()`."""
         self.loop_stall = LoopStall()
         self.records_total = 0
@@ -395,7 +396,13 @@ class Node:
         yield "columba_online", {}, sum(len(d) for o in live for d in o.partition.online.values())
         yield "columba_open_campaigns", {}, sum(len(o.partition.campaigns) for o in live)
         yield "columba_pending_singles", {}, sum(len(o.partition.inbox) for o in live)
-        yield "columba_queue_items", {"queue": "sends"}, sum(o.queued for o in live)
+        lanes = len(WEIGHTS)
+        yield from queue_samples(
+            "sends", sum(o.queued for o in live), len(live) * lanes * QUEUED_SENDS
+        )
+        unanswered = sum(lane.total for lane in self._around.unanswered.values())
+        yield from queue_samples("unanswered", unanswered, lanes * OF_ALL)
+        yield "columba_log_behind_seconds", {}, time.monotonic() - self._heard
         yield "columba_paced_devices", {}, sum(len(o.sending.held) for o in live)
         for owned in live:
             yield from _partition_samples(owned)
