@@ -9,6 +9,7 @@ as its last line; what it is doing meanwhile goes to stderr.
 """
 
 import argparse
+import importlib
 import json
 import multiprocessing
 import random
@@ -16,7 +17,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from multiprocessing.connection import Connection, wait
 from typing import Any, Final, NamedTuple
 
@@ -29,10 +30,11 @@ from gateway.dispatch.sampling import bitmap
 from gateway.dispatch.selection import Selection
 from protocol.schema import log_pb2
 
+numpy: Any
 try:
-    import numpy
+    numpy = importlib.import_module("numpy")
 except ImportError:  # not a dependency: Python's long integers count as well, and take longer
-    numpy = None  # type: ignore[assignment]
+    numpy = None
 
 BILLION: Final = 1_000_000_000
 PARTITION: Final = 1 << 20
@@ -156,7 +158,7 @@ def _select(pipe: Connection, parts: list[Part], audience: Audience) -> None:
 
 
 def _held(bits: BitMap) -> int:
-    told = bits.get_statistics()
+    told: Mapping[str, Any] = bits.get_statistics()
     return int(sum(told[f"n_bytes_{kind}_containers"] for kind in ("array", "run", "bitset")))
 
 

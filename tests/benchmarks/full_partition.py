@@ -66,8 +66,8 @@ def _records(size: Size, rng: random.Random) -> Iterator[log_pb2.Record]:
     bound: dict[str, list[int]] = {}
     for index in range(size.devices):
         bound.setdefault(tag(size, rng), []).append(index)
-    for name, indexes in bound.items():
-        yield log_pb2.Record(taggings=[log_pb2.Tagging(app=APP, tag=name, index=indexes)])
+    for name, tagged in bound.items():
+        yield log_pb2.Record(taggings=[log_pb2.Tagging(app=APP, tag=name, index=tagged)])
     yield from _accounts(size)
     yield from _pushes(size)
 

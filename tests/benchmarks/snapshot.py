@@ -32,7 +32,9 @@ from gateway.dispatch.contents import Contents
 from gateway.dispatch.links import Links
 from gateway.dispatch.owned import Owned, Surroundings
 from gateway.dispatch.partition import Partition
+from gateway.dispatch.unanswered import Unanswered
 from gateway.garbage import keep_collections_short
+from gateway.lanes import WEIGHTS
 from gateway.slices import Slices
 from gateway.store import ownership
 from gateway.store.client import Store
@@ -156,6 +158,7 @@ async def _owner(store: Store, partition: Partition) -> Owned:
         lambda: int(time.time() * 1000),
         lambda: True,
         Links(b"", lambda _: None, lambda _: None),
+        {priority: Unanswered() for priority in WEIGHTS},
         Contents(store, 1 << 20),
     )
     owned = Owned(0, await ownership.take_fence(store, 0, ME.number, ME.start), 0, around)

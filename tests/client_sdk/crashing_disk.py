@@ -29,13 +29,13 @@ class CrashingDisk:
             os.replace,
             disk.sync_directory,
         )
-        self._patches = [
+        self._patches = (
             patch.object(disk, "write_all", self._write_all),
             patch.object(os, "replace", self._rename),
             patch.object(disk, "sync_directory", self._sync_directory),
             # Nothing here looks at what the kernel has synced; only how far the calls came counts.
             patch.object(os, "fsync", lambda descriptor: None),
-        ]
+        )
         for each in self._patches:
             each.start()
 

@@ -46,11 +46,12 @@ class TestMessages:
         async with connected(edge, state_dir) as (device, peer):
             syncs: list[bytes] = []
             write_all = disk.write_all
-            monkeypatch.setattr(
-                disk,
-                "write_all",
-                lambda fd, data, at: (syncs.append(data), write_all(fd, data, at)),
-            )
+
+            def noted(fd: int, data: bytes, at: int) -> None:
+                syncs.append(data)
+                write_all(fd, data, at)
+
+            monkeypatch.setattr(disk, "write_all", noted)
             peer.messages(*range(1, 101))
             assert len(await peer.receipts_for(100)) == 100
             assert len(syncs) == 1
@@ -106,7 +107,7 @@ class TestMessages:
             peer.messages(*range(1, 21))
             await peer.receipts_for(20)
             messages = device.messages()
-            got = []
+            got: list[int] = []
             rng = random.Random(5)
             async with asyncio.timeout(PATIENCE_S):
                 while len(got) < 20:

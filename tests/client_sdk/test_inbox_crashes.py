@@ -68,11 +68,11 @@ class Lives(RuleBasedStateMachine):
     def start(self) -> None:
         self.directory = tempfile.TemporaryDirectory()
         self.disk = CrashingDisk(Path(self.directory.name))
-        self.patches = [
+        self.patches = (
             patch.object(journal_file, "COMPACT_BYTES", COMPACT),
             # In place of threads, so that the same choices always give the same life.
             patch.object(asyncio, "to_thread", in_turns),
-        ]
+        )
         for each in self.patches:
             each.start()
         self.runner = asyncio.Runner()

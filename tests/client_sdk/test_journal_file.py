@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -60,7 +60,12 @@ class TestFile:
         file.close()
         synced: list[int] = []
         fsync = os.fsync
-        monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.fstat(fd).st_ino), fsync(fd)))
+
+        def noted(fd: int) -> None:
+            synced.append(os.fstat(fd).st_ino)
+            fsync(fd)
+
+        monkeypatch.setattr(os, "fsync", noted)
         file, found = loaded(path)
         file.close()
         assert found.entries == [stored(1)]
@@ -73,8 +78,9 @@ class TestFile:
         for n in (1, 2):
             file, found = loaded(path)
             file.close()
-            assert found == ([], tmp_path / f"journal.corrupt-{n}")
-            assert found.aside and found.aside.read_bytes() == data
+            aside = tmp_path / f"journal.corrupt-{n}"
+            assert found == ([], aside)
+            assert aside.read_bytes() == data
             path.write_bytes(data)
 
     def test_each_damaged_byte_of_a_rewritten_file_is_noticed(self, tmp_path: Path) -> None:
@@ -145,11 +151,18 @@ def _failing_after(taken: int) -> Callable[..., None]:
 
 
 class TestWriter:
-    async def test_calls_share_a_sync_and_keep_their_order(self, tmp_path: Path) -> None:
+    async def test_calls_share_a_sync_and_keep_their_order(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         file, _ = loaded(tmp_path / "journal")
         appended: list[list[Entry]] = []
         append = file.append
-        file.append = lambda batch: (appended.append(list(batch)), append(batch))[1]  # type: ignore[method-assign]
+
+        def noted(batch: Iterable[Entry]) -> None:
+            appended.append(list(batch))
+            append(batch)
+
+        monkeypatch.setattr(file, "append", noted)
         told: list[Entry] = []
         j = journal()
         writer = JournalWriter(j, file, told.extend)

@@ -79,8 +79,8 @@ def test_every_code_goes_by_its_hundred() -> None:
     assert verdict(4077) is Verdict.NOW
     assert verdict(4177) is Verdict.LATER
     assert verdict(4277) is Verdict.NEVER
-    for code in (0, 1000, 3999, 4300, 2**32 - 1):
-        assert verdict(code) is Verdict.LATER
+    for foreign in (0, 1000, 3999, 4300, 2**32 - 1):
+        assert verdict(foreign) is Verdict.LATER
 
 
 def test_wrong_clock_is_tried_once_more_and_then_slowly() -> None:

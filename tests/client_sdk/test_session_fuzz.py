@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client_sdk.entries import Receipt, record, scan
+from client_sdk.entries import Entry, Receipt, record, scan
 from client_sdk.heartbeat import Probing
 from client_sdk.journal import Arrival
 from client_sdk.reconnect import Backoff
@@ -210,7 +210,7 @@ def _can_be_kept(said: list[Event], sent: int) -> None:
             case Arrival():
                 assert len(event.collapse_key.encode()) <= MAX_COLLAPSE_KEY_BYTES
                 admission = kept.admit([event], NOW)
-                batch = [*admission.stored, *admission.replacements]
+                batch: list[Entry] = [*admission.stored, *admission.replacements]
                 assert scan(record(batch)).entries == batch
                 kept.apply(batch)
                 for stored in admission.stored:

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -175,7 +176,7 @@ async def test_an_entry_that_was_left_behind_in_a_list_reaches_nobody(
 
         async def is_listed() -> bool:
             answer = await tenant.call("GET", "/accounts/b")
-            return answer.body["devices"] == [str(other.id), str(phone.id)]
+            return bool(answer.body["devices"] == [str(other.id), str(phone.id)])
 
         await until(is_listed, "the entry is there")
         to_all = await push_to(tenant, "account(b)")
@@ -275,12 +276,14 @@ async def test_a_phone_that_changed_hands_gets_nothing_of_the_account_before_tho
             title = f"a {number}"
             mine.append(title)
             await push_to(tenant, "account(a)", title)
-            await until(lambda title=title: title in phone.titles, "a's message is there")
+            await until(partial(lambda title: title in phone.titles, title), "a's message is there")
             assert max(numbers(phone)) <= last, "b's message came to a's phone"
             assert (await tenant.device(phone.id))["account"] == "a"
             handed = max(numbers(phone))
             await insisting(tenant, "b", phone.id)
-            await until(lambda handed=handed: max(numbers(phone)) > handed, "it is b's again")
+            await until(
+                partial(lambda handed: max(numbers(phone)) > handed, handed), "it is b's again"
+            )
         await chatter.end()
         wanted = set(chatter.accepted)
         await until(lambda: wanted <= numbers(other), "b's other phone has them all")

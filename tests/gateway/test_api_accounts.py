@@ -243,7 +243,11 @@ def test_a_push_that_may_concern_others_goes_everywhere(scene: Scene) -> None:
 
 def test_other_spellings_of_accounts(scene: Scene) -> None:
     bind(scene, ("u1", ONE), ("u1", TWO), ("u2", THREE))
-    tpns = {"audience_type": "account_list", "account_list": ["u1", "u2"], "data": {"a": "b"}}
+    tpns: dict[str, Any] = {
+        "audience_type": "account_list",
+        "account_list": ["u1", "u2"],
+        "data": {"a": "b"},
+    }
     (push, *_) = reached(scene, scene.push(tpns)[2]["push_id"]).values()
     latest = [bound("u1", TWO, which="latest"), bound("u2", THREE, which="latest")]
     assert json.loads(push.audience) == {"or": latest}

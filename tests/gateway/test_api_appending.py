@@ -1,7 +1,7 @@
 """Pushes that one append accepts: their futures, deadlines and budget, on the real store."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
@@ -78,7 +78,7 @@ async def test_each_is_given_up_at_its_own_time_and_comes_once_all_the_same(
     loop = asyncio.get_running_loop()
     ended: list[tuple[int, float]] = []
 
-    def note(number: int):  # type: ignore[no-untyped-def]
+    def note(number: int) -> Callable[[Accepted | Exception], None]:
         def outcome(what: Accepted | Exception) -> None:
             assert isinstance(what, Unavailable) and what.push_id
             ended.append((number, loop.time()))

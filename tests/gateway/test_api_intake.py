@@ -409,7 +409,6 @@ async def test_a_fan_out_that_outlasts_its_answer_still_counts(
     server: StoreServer, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intake_module, "FANOUT_S", 0.05)
-    accept = intake_module.accept
 
     async def accept_and_freeze(*args: Any) -> Any:
         done = await accept(*args)

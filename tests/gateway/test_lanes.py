@@ -39,7 +39,7 @@ def test_a_flood_of_high_ones_starves_nobody() -> None:
     """A high lane that is never empty, nor ever full."""
     lanes: Lanes[str] = Lanes(1)
     lanes.put(LOW, "patient")
-    served = []
+    served: list[int] = []
     while LOW not in served and len(served) < 100:
         lanes.put(HIGH, "flood")
         found = lanes.take(lambda _: 1)

@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -97,6 +97,10 @@ def lives(pid: int) -> bool:
     return datadir.process_start(pid) is not None
 
 
+def edges_of(started: Supervisor) -> list[int]:
+    return cast(list[int], started.pids()["edges"])
+
+
 def all_pids(pids: Mapping[str, Any]) -> list[int]:
     ours = [*pids["dispatch"], *pids["api"], *pids["edges"], pids["zygote"], pids["store"]]
     assert all(isinstance(pid, int) for pid in ours)
@@ -161,8 +165,8 @@ async def test_a_dead_edge_is_started_again_and_its_lease_released(data_dir: Pat
         first = ready["pids"]["edges"][1]
         os.kill(first, signal.SIGKILL)
         await until(lambda: side.released == [("edge", 101)])
-        await until(lambda: len(started.pids()["edges"]) == 2)
-        assert first not in started.pids()["edges"]
+        await until(lambda: len(edges_of(started)) == 2)
+        assert first not in edges_of(started)
         assert started.pids()["zygote"] == ready["pids"]["zygote"]
 
 
@@ -172,7 +176,7 @@ async def test_a_dead_zygote_is_started_again_with_its_edges(data_dir: Path) -> 
         os.kill(ready["pids"]["zygote"], signal.SIGKILL)
         await until(lambda: sorted(side.released) == [("edge", 100), ("edge", 101)])
         assert not any(lives(pid) for pid in ready["pids"]["edges"])
-        await until(lambda: len(started.pids()["edges"]) == 2)
+        await until(lambda: len(edges_of(started)) == 2)
         assert started.pids()["zygote"] not in (None, ready["pids"]["zygote"])
 
 
@@ -180,7 +184,7 @@ async def test_a_second_signal_hastens(data_dir: Path) -> None:
     runs = programs(Side(), edge="tests.gateway.stand_ins:deaf_edge")
     started = Supervisor(configuration(data_dir), SECRETS, runs)
     try:
-        ready = await started.start()
+        ready: dict[str, Any] = await started.start()
         started.on_signal()
         started.on_signal()
         begin = time.monotonic()

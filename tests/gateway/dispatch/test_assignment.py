@@ -1,5 +1,7 @@
 """Who owns what: every partition one live node, and little moves."""
 
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +19,9 @@ NODES = st.lists(
 
 
 @given(NODES, st.randoms(use_true_random=False))
-def test_every_partition_has_one_owner_and_all_nodes_see_the_same(nodes, chance) -> None:  # type: ignore[no-untyped-def]
+def test_every_partition_has_one_owner_and_all_nodes_see_the_same(
+    nodes: list[Identity], chance: Random
+) -> None:
     shuffled = list(nodes)
     chance.shuffle(shuffled)
     shares = [share_of(node, shuffled, PARTITIONS) for node in nodes]
@@ -26,7 +30,9 @@ def test_every_partition_has_one_owner_and_all_nodes_see_the_same(nodes, chance)
 
 
 @given(NODES, st.data())
-def test_a_node_that_leaves_moves_only_its_own_share(nodes, data) -> None:  # type: ignore[no-untyped-def]
+def test_a_node_that_leaves_moves_only_its_own_share(
+    nodes: list[Identity], data: st.DataObject
+) -> None:
     gone = data.draw(st.sampled_from(nodes))
     left = [node for node in nodes if node != gone]
     for p in range(PARTITIONS):
@@ -37,7 +43,9 @@ def test_a_node_that_leaves_moves_only_its_own_share(nodes, data) -> None:  # ty
 
 
 @given(NODES)
-def test_a_node_that_joins_takes_from_others_and_moves_nothing_between_them(nodes) -> None:  # type: ignore[no-untyped-def]
+def test_a_node_that_joins_takes_from_others_and_moves_nothing_between_them(
+    nodes: list[Identity],
+) -> None:
     new = Identity("node", 10, 100)
     for p in range(PARTITIONS):
         assert owner_of(p, [*nodes, new]) in (new, owner_of(p, nodes))

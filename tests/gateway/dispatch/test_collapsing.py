@@ -93,7 +93,7 @@ def test_whatever_the_order_only_the_newest_is_left_and_an_heir_agrees(
         if heir is None and data.draw(st.booleans()):
             frozen = pieces.freeze(log.partition, pieces.names(log.partition))
             heir = Partition(0)
-            pieces.restore(heir, frozen.position, dict(frozen.pieces()))
+            pieces.restore(heir, frozen.position, records.written(frozen))
     known_pushes = log.partition.pushes
     for push_id, devices in pushes:
         for device in devices:

@@ -31,7 +31,7 @@ SOME = st.lists(DEVICES, max_size=5, unique=True)
 LAW = (
     "received", "failed", "recalled", "replaced", "overflowed", "stopped", "expired", "pending",
 )  # fmt: skip
-OPENED = {DISPLAYED: "displayed", CLICKED: "clicked", DISMISSED: "dismissed"}
+OPENED: dict[int, str] = {DISPLAYED: "displayed", CLICKED: "clicked", DISMISSED: "dismissed"}
 
 
 def guessed_app(push_id: int) -> int:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from gateway.dispatch import explaining
+from gateway.dispatch import explaining, reasons
 from gateway.dispatch.campaign import DISPLAYED, RECEIVED
 from gateway.dispatch.trail import Trail
 from gateway.rpc import Method, RpcError
 from gateway.store import keys, pushes
 from gateway.store.client import Store
 from gateway.store.history import Reach
+from gateway.store.log import Entry
 from gateway.store.pushes import PushRecord
 from protocol.ids import SEVERAL, device_id
 from protocol.schema import log_pb2, rpc_pb2
@@ -143,10 +144,10 @@ async def test_a_device_that_is_offline_and_since_when(store: Store, edge: Scrip
             *("accepted", "targeted", "session_down")
         ]
         since = [int(position.partition("-")[0]) for position, _ in await log_of(store, 0)][2]
-        assert reply.why == f"the device is offline since {explaining.reasons.rfc3339(since)}"
+        assert reply.why == f"the device is offline since {reasons.rfc3339(since)}"
         reply = await ask(owner, FIRST, 0)
         assert events(reply) == ["accepted", "targeted"] and reply.edge == 0
-        said = f"the device is offline since {explaining.reasons.rfc3339(since)}"
+        said = f"the device is offline since {reasons.rfc3339(since)}"
         assert reply.why == f"{said}, before the push came"
 
 
@@ -342,9 +343,12 @@ async def test_a_long_log_does_not_hold_up_the_node(
                 turns += 1
 
         feed = Trail.feed
-        monkeypatch.setattr(
-            Trail, "feed", lambda trail, entry: (looked_at.add(turns), feed(trail, entry))
-        )
+
+        def noted(trail: Trail, entry: Entry) -> None:
+            looked_at.add(turns)
+            feed(trail, entry)
+
+        monkeypatch.setattr(Trail, "feed", noted)
         counting = asyncio.create_task(count())
         assert (await ask(owner, FIRST, 0)).state == "pending"
         counting.cancel()

@@ -98,7 +98,7 @@ def test_the_fold_asks_no_clock_and_no_chance(history: list[bytes]) -> None:
         raise AssertionError("the fold asked for more than state and record")
 
     kept = time.time, time.monotonic, time.perf_counter, random.random
-    time.time = time.monotonic = time.perf_counter = random.random = forbidden  # type: ignore[assignment]
+    time.time = time.monotonic = time.perf_counter = random.random = forbidden
     try:
         Log().fold(*history)
     finally:

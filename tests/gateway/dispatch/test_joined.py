@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import takewhile
 from types import SimpleNamespace
-from typing import Any
+from unittest.mock import patch
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -138,12 +138,14 @@ class Joined(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self.loop)
         self.now = 1000.0
-        self._time = transmission_module.time
-        clock: Any = SimpleNamespace(monotonic=lambda: self.now)
-        transmission_module.time = clock
-        self._edge_time = delivery_module.time
-        still: Any = SimpleNamespace(perf_counter=lambda: 0.0)
-        delivery_module.time = still
+        clock = SimpleNamespace(monotonic=lambda: self.now)
+        still = SimpleNamespace(perf_counter=lambda: 0.0)
+        self._clocks = [
+            patch.object(transmission_module, "time", clock),
+            patch.object(delivery_module, "time", still),
+        ]
+        for each in self._clocks:
+            each.start()
         self._deliveries = transmission_module._DELIVERIES
         # One message in each deliver, and few under way: so much the more can come in between.
         transmission_module._DELIVERIES = 0.25  # type: ignore[misc,assignment]
@@ -182,8 +184,8 @@ class Joined(RuleBasedStateMachine):
         try:
             self.heal()
         finally:
-            transmission_module.time = self._time
-            delivery_module.time = self._edge_time
+            for each in self._clocks:
+                each.stop()
             transmission_module._DELIVERIES = self._deliveries  # type: ignore[misc]
             self.owner.transmission.stop()
             self.turn(3)

@@ -323,7 +323,7 @@ async def test_partitions_go_to_a_node_that_joins_and_back_when_it_leaves(store:
 
 async def test_a_dead_nodes_number_is_freed_by_those_who_may_judge(store: Store) -> None:
     for role in ("node", "api"):
-        await Lease.take(store, StoreClock(), role, 0.01, {})  # type: ignore[arg-type]
+        await Lease.take(store, StoreClock(), role, 0.01, {})
     async with running(store) as owner:
         assert owner.lease.identity.number == 2
         await until(

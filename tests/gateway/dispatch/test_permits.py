@@ -11,7 +11,7 @@ import pytest
 
 from gateway.dispatch import permits as permits_module
 from gateway.dispatch.assignment import owner_of
-from gateway.dispatch.campaign import RECEIVED
+from gateway.dispatch.campaign import RECEIVED, Campaign
 from gateway.dispatch.speed import depth
 from gateway.rpc import Method, RpcError
 from gateway.store import keys, ownership
@@ -239,7 +239,9 @@ async def test_pause_resume_and_stop_of_a_paced_push_in_all_partitions(
         assert (counts.pending, counts.stopped) == (0, 400)
         assert not any(o.sending.held for o in owner.node.owned.values())
         await write(store, [0], records.receipts(ALL, RECEIVED, [0]))
-        await until(lambda: RECEIVED in owner.partition.pushes[ALL].marks)
+        stopped = owner.partition.pushes[ALL]
+        assert isinstance(stopped, Campaign)
+        await until(lambda: RECEIVED in stopped.marks)
         assert (await owner.counts(ALL)).received == 1, "a late receipt wins"
 
 

@@ -17,6 +17,7 @@ from gateway.audience import (
     Devices,
     Leaf,
     Not,
+    Or,
     Segment,
     Tag,
     all_of,
@@ -69,7 +70,9 @@ class Table:
                 found = set(self.leaf(tree)) & universe
                 self.asked[tree] -= 1
                 return found
-        return set.union(*map(self.meant, tree.terms))
+            case Or(terms):
+                return set.union(*map(self.meant, terms))
+        raise AssertionError(tree)
 
     def selection(self) -> Selection:
         return Selection(self.universe, self.leaf)
@@ -112,7 +115,9 @@ def test_one_selection_answers_in_any_order_and_asks_for_a_leaf_once(
 
 
 @given(ANY, ANY, tables)
-def test_nobody_is_selected_where_nobody_is(tree: Audience, other: Audience, tags: dict) -> None:
+def test_nobody_is_selected_where_nobody_is(
+    tree: Audience, other: Audience, tags: dict[str, set[int]]
+) -> None:
     selection = Table(set(), tags).selection()
     assert selection.count(tree) == selection.count(negate(other)) == 0
     assert not selection.select(negate(tree))
@@ -205,4 +210,6 @@ def by_algebra(tree: Audience, stage: Table) -> BitMap:
             return stage.universe - by_algebra(term, stage)
         case Tag() | All():
             return stage.leaf(tree) & stage.universe
-    return BitMap.union(*[by_algebra(term, stage) for term in tree.terms])
+        case Or(terms):
+            return BitMap.union(*[by_algebra(term, stage) for term in terms])
+    raise AssertionError(tree)

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -264,13 +265,13 @@ async def test_singles_are_watched_after_a_takeover_whether_restored_or_replayed
 ) -> None:
     hasten(monkeypatch)
     log = Log()
-    past = {"ttl_s": 1}
-    log.fold(records.sessions(1, [0]), records.push(1, [0], **past), records.push(2, [0], **past))
+    past = partial(records.push, ttl_s=1)
+    log.fold(records.sessions(1, [0]), past(1, [0]), past(2, [0]))
     for position, record in log.entries:
         await store.call("XADD", "{0}:log", position, "r", record)
     await (await written_by(store, log.partition)).write()
-    await store.call("XADD", "{0}:log", "2000000-0", "r", records.push(3, [0], **past))
-    everybody = records.push(4, everybody=True, accepted_ms=5, **past)
+    await store.call("XADD", "{0}:log", "2000000-0", "r", past(3, [0]))
+    everybody = past(4, everybody=True, accepted_ms=5)
     await store.call("XADD", "{0}:log", "2000001-0", "r", everybody)
     async with running(store, config(keep_s=3600.0)) as owner:
         await owner.live()

@@ -1,7 +1,7 @@
 """Delivery on a table of rows and a recorder for its output: what its tests share."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +17,8 @@ from protocol.schema import rpc_pb2
 from tests.gateway.edge.stage import ReactorRecorder, Stage, deliver, message
 
 A, B = message(1), message(2)
+Refused = tuple[int, list[int], list[int]]
+"""(delivery, gone, slow)"""
 
 
 class Output(ReactorRecorder):
@@ -61,8 +63,8 @@ class Rig:
 
     async def run(
         self, p: int, *deliveries: tuple[bytes, Iterable[int] | bytes], fence: int = 1
-    ) -> list[tuple[int, list[int], list[int]]]:
-        """(delivery, gone, slow) of the reply, to sessions that have had their beginning."""
+    ) -> list[Refused]:
+        """Those of the reply, to sessions that have had their beginning."""
         self.stage.table.fresh.clear()
         reply = await self.answer(deliver(p, *deliveries, fence=fence, restart=False))
         return [
@@ -99,6 +101,8 @@ def as_list(*indexes: int) -> list[int]:
     return list(indexes)
 
 
+To = Callable[..., list[int] | bytes]
+"""Indexes -> whom a deliver names, in one of the two ways."""
 both = pytest.mark.parametrize("to", [as_list, bitmap])
 
 

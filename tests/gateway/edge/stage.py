@@ -451,7 +451,8 @@ async def running_edge(
     ready: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
     process = EdgeProcess(settings, SECRETS, store_url)
     task = asyncio.create_task(process.run(ready.set_result))
-    await asyncio.wait([ready, task], return_when=asyncio.FIRST_COMPLETED)
+    either: list[asyncio.Future[Any]] = [ready, task]
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     if not ready.done():
         await task  # raises what kept it from starting
     running = RunningEdge(process, await ready, task)

@@ -22,7 +22,9 @@ from tests.gateway.edge.delivering import (
     A,
     B,
     Output,
+    Refused,
     Rig,
+    To,
     as_list,
     bitmap,
     both,
@@ -42,7 +44,7 @@ from tests.gateway.edge.stage import (
 
 
 @both
-async def test_who_is_not_there_and_who_is_full_is_named(to) -> None:  # type: ignore[no-untyped-def]
+async def test_who_is_not_there_and_who_is_full_is_named(to: To) -> None:
     rig = Rig()
     for fd, index in ((4, 0), (5, 1), (6, 2)):
         rig.stage.open(fd, device=index)
@@ -63,7 +65,7 @@ async def test_messages_to_the_same_devices_share_a_write() -> None:
     rig.stage.open(5, device=8)
     frames = [message(n) for n in range(1, 6)]
     deliveries = [(frame, bitmap(7, 8, 9)) for frame in frames]
-    gone = [(number, [9], []) for number in range(5)]
+    gone: list[Refused] = [(number, [9], []) for number in range(5)]
     assert await rig.run(0, *deliveries) == gone
     assert rig.output.broadcasts == 1 and rig.delivery.messages_total == 10
     assert rig.stage.take(4) == rig.stage.take(5) == b"".join(frames)
@@ -138,7 +140,7 @@ def test_those_that_share_a_write_are_refused_as_if_each_had_come_alone(
 
 
 @both
-async def test_a_partition_without_sessions(to) -> None:  # type: ignore[no-untyped-def]
+async def test_a_partition_without_sessions(to: To) -> None:
     assert await Rig().run(1, (A, to(3, 4))) == [(0, [3, 4], [])]
 
 
@@ -152,7 +154,7 @@ async def test_a_partition_without_sessions(to) -> None:  # type: ignore[no-unty
 def test_a_bitmap_means_the_same_as_a_list(
     here: set[int], full: set[int], arriving: set[int], wanted: set[int]
 ) -> None:
-    async def scene(to: Iterable[int] | bytes) -> object:
+    async def scene(to: Iterable[int] | bytes) -> tuple[list[Refused], set[int]]:
         rig = Rig(output_cap_bytes=len(A))
         for index in here:
             rig.stage.open(100 + index, device=index)
@@ -166,7 +168,7 @@ def test_a_bitmap_means_the_same_as_a_list(
         got = {fd for fd, data in rig.output.out.items() if Kind.MESSAGE in kinds(data)}
         return refused, got
 
-    refused, got = asyncio.run(scene(sorted(wanted)))  # type: ignore[misc]
+    refused, got = asyncio.run(scene(sorted(wanted)))
     assert (refused, got) == asyncio.run(scene(bitmap(*wanted)))
     gone = sorted(wanted - here - arriving)
     slow = sorted(wanted & here & full - arriving)
@@ -177,7 +179,7 @@ def test_a_bitmap_means_the_same_as_a_list(
 
 
 @both
-async def test_messages_reach_a_device_in_the_order_of_the_delivers(to) -> None:  # type: ignore[no-untyped-def]
+async def test_messages_reach_a_device_in_the_order_of_the_delivers(to: To) -> None:
     rig = Rig()
     rig.stage.open(4, device=7)
     await asyncio.gather(
@@ -190,7 +192,7 @@ async def test_messages_reach_a_device_in_the_order_of_the_delivers(to) -> None:
 
 
 @both
-async def test_an_early_message_comes_right_after_welcome(to) -> None:  # type: ignore[no-untyped-def]
+async def test_an_early_message_comes_right_after_welcome(to: To) -> None:
     rig = Rig()
     rig.stage.accept(4)
     rig.stage.feed(4, rig.stage.hello(device=7))
@@ -202,7 +204,7 @@ async def test_an_early_message_comes_right_after_welcome(to) -> None:  # type: 
 
 
 @both
-async def test_an_early_message_is_for_the_new_connection_not_the_older_one(to) -> None:  # type: ignore[no-untyped-def]
+async def test_an_early_message_is_for_the_new_connection_not_the_older_one(to: To) -> None:
     rig = Rig()
     rig.stage.open(4, device=7, connection=1)
     rig.stage.accept(5)
@@ -215,7 +217,7 @@ async def test_an_early_message_is_for_the_new_connection_not_the_older_one(to) 
 
 
 @both
-async def test_if_the_registration_is_refused_the_standing_session_gets_it(to) -> None:  # type: ignore[no-untyped-def]
+async def test_if_the_registration_is_refused_the_standing_session_gets_it(to: To) -> None:
     rig = Rig()
     rig.stage.open(4, device=7, connection=5)
     rig.stage.accept(5)
@@ -230,7 +232,7 @@ async def test_if_the_registration_is_refused_the_standing_session_gets_it(to) -
 
 
 @both
-async def test_too_much_before_welcome_is_refused_as_slow(to) -> None:  # type: ignore[no-untyped-def]
+async def test_too_much_before_welcome_is_refused_as_slow(to: To) -> None:
     rig = Rig(output_cap_bytes=len(A) + 5)
     rig.stage.accept(4)
     rig.stage.feed(4, rig.stage.hello(device=7))
@@ -238,7 +240,7 @@ async def test_too_much_before_welcome_is_refused_as_slow(to) -> None:  # type: 
 
 
 @both
-async def test_a_refused_connection_without_another_one_is_not_there(to) -> None:  # type: ignore[no-untyped-def]
+async def test_a_refused_connection_without_another_one_is_not_there(to: To) -> None:
     rig = Rig()
     rig.stage.accept(4)
     rig.stage.feed(4, rig.stage.hello(device=7))
@@ -342,7 +344,7 @@ async def test_a_high_deliver_is_done_at_once_beside_what_waits(
 
 
 @both
-async def test_a_large_deliver_lets_the_loop_turn(monkeypatch: pytest.MonkeyPatch, to) -> None:  # type: ignore[no-untyped-def]
+async def test_a_large_deliver_lets_the_loop_turn(monkeypatch: pytest.MonkeyPatch, to: To) -> None:
     """Nothing else waits for longer than some milliseconds, however many rows there are."""
     rows = 2000
     work, output, _ = many_rows(monkeypatch, rows)

@@ -17,6 +17,7 @@ from tests.gateway.edge.delivering import (
     A,
     B,
     Rig,
+    To,
     answer,
     bitmap,
     both,
@@ -34,7 +35,7 @@ from tests.gateway.edge.stage import (
 
 
 @both
-async def test_nothing_overtakes_a_refused_message_until_a_restart(to) -> None:  # type: ignore[no-untyped-def]
+async def test_nothing_overtakes_a_refused_message_until_a_restart(to: To) -> None:
     rig = Rig()
     rig.stage.open(4, device=7)
     rig.stage.open(5, device=8)
@@ -62,7 +63,7 @@ async def test_a_refused_restart_leaves_it_as_it_was() -> None:
 
 
 @both
-async def test_a_new_session_gets_nothing_before_its_beginning(to) -> None:  # type: ignore[no-untyped-def]
+async def test_a_new_session_gets_nothing_before_its_beginning(to: To) -> None:
     """B was on its way when the session came about; A is lost with the one before."""
     rig = Rig()
     rig.stage.open(4, device=7)
@@ -78,7 +79,7 @@ async def test_a_new_session_gets_nothing_before_its_beginning(to) -> None:  # t
 
 
 @both
-async def test_a_session_that_is_still_registering_begins_anew_just_once(to) -> None:  # type: ignore[no-untyped-def]
+async def test_a_session_that_is_still_registering_begins_anew_just_once(to: To) -> None:
     rig = Rig()
     rig.stage.accept(4)
     rig.stage.feed(4, rig.stage.hello(device=7))
@@ -159,7 +160,7 @@ async def test_one_lane_that_is_full_bars_no_other_partition_for_longer_than_its
 
 
 @both
-async def test_a_recall_frame_reaches_whoever_is_there(to) -> None:  # type: ignore[no-untyped-def]
+async def test_a_recall_frame_reaches_whoever_is_there(to: To) -> None:
     """Not only those with room, or with nothing refused: nobody would tell them again."""
     rig = Rig()
     rig.stage.open(4, device=7)
@@ -185,8 +186,8 @@ async def test_a_high_deliver_does_not_wait_for_a_campaign(
 
 
 @both
-async def test_while_it_is_silent_no_message_goes_out_and_nothing_overtakes(  # type: ignore[no-untyped-def]
-    to,
+async def test_while_it_is_silent_no_message_goes_out_and_nothing_overtakes(
+    to: To,
 ) -> None:
     rig = Rig()
     rig.stage.open(4, device=7)
@@ -221,7 +222,7 @@ async def test_early_messages_are_dropped_where_none_may_go_out() -> None:
 
 
 @both
-async def test_a_recalled_push_is_delivered_no_more(to) -> None:  # type: ignore[no-untyped-def]
+async def test_a_recalled_push_is_delivered_no_more(to: To) -> None:
     rig = Rig()
     rig.stage.open(4, device=7)
     rig.stage.sessions.recall([Recall(99, 1, NOW_MS + 1000)])

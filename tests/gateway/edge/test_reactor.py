@@ -179,7 +179,12 @@ async def test_what_a_connection_gets_in_one_turn_is_one_write() -> None:
 
 async def test_answers_to_a_batch_of_events_are_one_write_each() -> None:
     with wires() as stage:
-        stage.handler.react = lambda fd, data: [stage.reactor.send(fd, b"x") for _ in range(5)]
+
+        def answer(fd: int, data: bytes) -> None:
+            for _ in range(5):
+                stage.reactor.send(fd, b"x")
+
+        stage.handler.react = answer
         peers = [stage.connect() for _ in range(3)]
         await accepted(stage, 3)
         writes = stage.reactor.writes_total

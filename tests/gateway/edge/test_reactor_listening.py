@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+from functools import partial
 
 import pytest
 
@@ -107,7 +108,7 @@ async def test_a_full_edge_listens_again_on_the_same_port_when_there_is_room() -
             assert not stage.reactor.room_again()
             stage.peers.pop(0).close()
             closed = len(stage.handler.closed)
-            await until(lambda closed=closed: len(stage.handler.closed) > closed)
+            await until(partial(lambda closed: len(stage.handler.closed) > closed, closed))
         assert stage.reactor.room_again()
         assert not stage.reactor.room_again(), "said once"
         stage.reactor.resume_listening()

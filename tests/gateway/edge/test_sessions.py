@@ -115,7 +115,7 @@ def test_a_conversation_from_hello_to_goaway(cut: Cut) -> None:
     (gone,) = joined.hears()
     assert isinstance(gone, GoneAway)
     assert (gone.goaway.code, gone.goaway.address) == (4000, "192.0.2.8:7070")
-    assert device.state is State.LEAVING and stage.table.state[fd] == State.LEAVING
+    assert (device.state, stage.table.state[fd]) == (State.LEAVING, State.LEAVING)
 
     joined.says(device.receipts([Receipt(6, CLICKED, 0)], 0.0))
     joined.durable()

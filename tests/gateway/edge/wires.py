@@ -35,6 +35,7 @@ class Handler:
 
     def __init__(self) -> None:
         self.accepted: list[int] = []
+        self.overflowed: list[int] = []
         self.closed: list[int] = []
         self.bytes: defaultdict[int, bytes] = defaultdict(bytes)
         self.react: Callable[[int, bytes], None] = lambda fd, data: None
@@ -50,6 +51,10 @@ class Handler:
     def on_bytes(self, fd: int, data: bytes) -> None:
         self.bytes[fd] += data
         self.react(fd, data)
+
+    def on_overflow(self, fd: int) -> None:
+        os.fstat(fd)  # still open
+        self.overflowed.append(fd)
 
     def on_closed(self, fd: int) -> None:
         os.fstat(fd)  # still open

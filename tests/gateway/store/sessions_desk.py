@@ -5,7 +5,7 @@ from typing import Final
 
 from gateway.store.client import Store
 from gateway.store.leases import Identity
-from gateway.store.log import Pace
+from gateway.store.log import Pace, Producer
 from gateway.store.sessions import Answer, Change, Down, Up, session_producer
 
 APP: Final = 3
@@ -21,7 +21,7 @@ class SessionsDesk:
         self._answers: list[Answer | None] = []
         self._producer = self._new_producer()
 
-    def _new_producer(self):  # type: ignore[no-untyped-def]
+    def _new_producer(self) -> Producer[Change, Answer | None]:
         return session_producer(
             self._store,
             self.identity,

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
@@ -243,7 +244,7 @@ class FollowingReader:
     async def reach_the_ends(self) -> None:
         for p, got in self.got.items():
             length = await self._store.call("XLEN", keys.log(p))
-            await until(lambda got=got, length=length: len(got) >= length, PATIENCE_S)
+            await until(partial(lambda got, length: len(got) >= length, got, length), PATIENCE_S)
         await self._reader.close()
 
 

@@ -14,18 +14,10 @@ from gateway.store.client import Store
 from gateway.store.errors import StoreUnavailable
 from gateway.store.fence import Fence
 from tests.gateway.dispatch import records
+from tests.gateway.dispatch.nodes import Running, config, running
 from tests.gateway.dispatch.records import known
 from tests.gateway.dispatch.scripted_edge import ScriptedEdge
-from tests.gateway.dispatch.test_node import (
-    FIRST,
-    SECOND,
-    Running,
-    config,
-    folded_by,
-    push,
-    quick_periods,
-    running,
-)
+from tests.gateway.dispatch.test_node import FIRST, SECOND, folded_by, push, quick_periods
 from tests.gateway.store.cluster import ValkeyCluster
 from tests.gateway.store.valkey import Valkey, log_of, until
 

@@ -124,9 +124,9 @@ async def test_a_starting_process_judges_nobody_by_taking_an_expired_number(
 ) -> None:
     """After the store's own downtime every lease looks expired, and its holder is alive."""
     for role in ("node", "api"):
-        standing = await take(store, role)  # type: ignore[arg-type]
+        standing = await take(store, role)
         await run_out(store, standing.identity)
-        other = await take(store, role)  # type: ignore[arg-type]
+        other = await take(store, role)
         assert other.identity.number != standing.identity.number
         await standing.renew()
         assert standing.valid

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -253,8 +253,8 @@ async def newer_format(store: Store) -> None:
     "harm", [damage_chunk, lose_chunk, damage_manifest, flip_a_digit, newer_format]
 )
 async def test_an_unreadable_snapshot_is_set_aside_and_costs_a_longer_replay(
-    store: Store, harm
-) -> None:  # type: ignore[no-untyped-def]
+    store: Store, harm: Callable[[Store], Awaitable[None]]
+) -> None:
     positions = await two_snapshots(store)
     await harm(store)
     bad = await store.call("GET", keys.manifest(0))

@@ -194,6 +194,8 @@ def _keys(kind: type[msgspec.Struct]) -> set[str]:
     from loadtest.engine import scenario, spread
 
     named = (each for module in (scenario, spread) for each in vars(module).values())
-    kinds = {each for each in named if isinstance(each, msgspec.StructMeta)} - {msgspec.Struct}
+    kinds = {
+        each for each in named if isinstance(each, type) and issubclass(each, msgspec.Struct)
+    } - {msgspec.Struct}
     assert kind in kinds and len(kinds) == 14
     return {field.encode_name for each in kinds for field in msgspec.structs.fields(each)}
