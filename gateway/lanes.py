@@ -39,6 +39,9 @@ class Lanes(Generic[Item]):
         for queue in self._queues.values():
             yield from queue
 
+    def waits(self, priority: int) -> bool:
+        return bool(self._queues[priority])
+
     def put(self, priority: int, item: Item) -> None:
         self._queues[priority].append(item)
 

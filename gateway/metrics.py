@@ -19,11 +19,12 @@ PREFIX: Final = "columba_"
 
 HELP: Final[dict[str, str]] = {
     "columba_queue_items": "Items waiting in a bounded queue",
-    "columba_queue_limit": "Items the queue takes before it refuses",
+    "columba_queue_limit": "Items the queue takes before it refuses, or what is behind it waits",
     "columba_process_cpu_seconds_total": "Processor time of the process, user and system",
     "columba_process_memory_bytes": "Resident memory of the process",
     "columba_loop_stall_seconds": "Longest time of the last minute that the event loop was late",
-    "columba_log_behind_seconds": "How long ago the logs were as they are folded; up to 1 s at rest",
+    "columba_log_behind_seconds": "How long ago the log furthest behind was as it is folded; up to 1 s "
+    "at rest",
     "columba_draining": "1 while an edge sends its sessions away and takes no new ones",
     "columba_partition_devices": "Devices of the partition",
     "columba_partition_online": "Devices of the partition with a session",

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import structlog
+from google.protobuf.message import DecodeError
 
 from gateway.rpc import Method, RpcClient, RpcError, RpcUnavailable
 from gateway.store.leases import Holder, Identity
@@ -86,7 +87,7 @@ class Links:
             if not future.cancelled():
                 error = future.exception()
                 if error is None:
-                    reply = rpc_pb2.Delivered.FromString(future.result())
+                    reply = _delivered(future.result(), edge)
                 elif isinstance(error, RpcError):
                     deposed = error.code == "fenced"
                 elif not isinstance(error, RpcUnavailable):
@@ -110,6 +111,15 @@ class Links:
             await client.close()
         self._links.clear()
         self._by_edge.clear()
+
+
+def _delivered(body: bytes, edge: int) -> rpc_pb2.Delivered | None:
+    """None for what is none: nobody would hear of that deliver otherwise."""
+    try:
+        return rpc_pb2.Delivered.FromString(body)
+    except DecodeError as error:
+        _log.error("deliver answered with something else", edge=edge, reason=repr(error))
+        return None
 
 
 def _forget_outcome(future: "asyncio.Future[bytes]") -> None:

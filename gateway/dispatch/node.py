@@ -1,6 +1,7 @@
 """A dispatch node: owns its share of the partitions, reads their logs, delivers, answers."""
 
 import asyncio
+import math
 import time
 from collections.abc import Iterable
 from typing import Final
@@ -40,7 +41,7 @@ from gateway.store.errors import (
     Trimmed,
 )
 from gateway.store.leases import Holder, Lease, Roster
-from gateway.store.log import Entry, LogReader, Pace, length, position_key
+from gateway.store.log import Entry, LogReader, Pace, length
 from gateway.store.pushes import push_producer
 from protocol.schema import log_pb2, rpc_pb2
 
@@ -101,8 +102,8 @@ class Node:
         self._seqs: dict[int, int] = {}
         self._declared: set[tuple[int, int, int]] = set()
         """(partition, edge, start) of ends that this node has written to a log"""
-        self._heard = time.monotonic()
-        """The log is folded as it was then, `time.monotonic()`."""
+        self._heard: dict[int, float] = {}
+        """partition -> its log is folded as it was then, `time.monotonic()`"""
         self.loop_stall = LoopStall()
         self.records_total = 0
         self.takeovers_total = 0
@@ -210,6 +211,7 @@ class Node:
         self._seqs[p] = owned.seq
         owned.stop()
         self._reader.cursors.pop(p, None)
+        self._heard.pop(p, None)
         # Should it come back to us, what was declared may be of the past: `_declare` looks again.
         self._declared = {key for key in self._declared if key[0] != p}
 
@@ -273,15 +275,12 @@ class Node:
             except StoreUnavailable:
                 await asyncio.sleep(0.05)
                 continue
-            now = time.monotonic()
-            if not entries:
-                self._heard = now
+            at_end = self._reader.at_end
+            if entries:
+                await self._fold(entries)
+            else:
                 await asyncio.sleep(0)
-                continue
-            oldest_ms = min(position_key(entry.position)[0] for entry in entries)
-            age_s = max(0.0, (self._clock.now_ms() - oldest_ms) / 1000)
-            await self._fold(entries)
-            self._heard = now - age_s
+            self._heard.update(at_end)
 
     async def _fold(self, entries: Iterable[Entry]) -> None:
         end = time.perf_counter() + _SLICE_S
@@ -330,7 +329,7 @@ class Node:
             await asyncio.sleep(_TIMER_S)
             now = time.monotonic()
             for owned in list(self.owned.values()):
-                owned.on_timer(now, self._heard)
+                owned.on_timer(now, self._heard.get(owned.p, -math.inf))
 
     async def _run_looks(self) -> None:
         """Who has arrived, or has room for more. All of one fold or one step come together, and between
@@ -402,7 +401,8 @@ class Node:
         )
         unanswered = sum(lane.total for lane in self._around.unanswered.values())
         yield from queue_samples("unanswered", unanswered, lanes * OF_ALL)
-        yield "columba_log_behind_seconds", {}, time.monotonic() - self._heard
+        heard = min((self._heard.get(o.p, o.taken_at) for o in live), default=time.monotonic())
+        yield "columba_log_behind_seconds", {}, time.monotonic() - heard
         yield "columba_paced_devices", {}, sum(len(o.sending.held) for o in live)
         for owned in live:
             yield from _partition_samples(owned)

@@ -200,7 +200,6 @@ class Owned:
                     self._retention.add(push)
             self._go_live_if_caught_up()
             return effects
-        now = time.monotonic()
         self.late_receipts_total += effects.late_receipts
         self._finals += effects.final
         self.sending.on_final(effects.final)
@@ -210,9 +209,9 @@ class Owned:
             self._retention.add(push)
         fresh = [push for push in effects.fresh if push.ttl_s or not self._is_too_late(push)]
         if fresh:
-            self.transmission.queue(self.sending.on_fresh(fresh, now))
+            self.transmission.queue(self.sending.on_fresh(fresh))
         if effects.resumed:
-            self.transmission.queue(self.sending.on_resumed(effects.resumed, now))
+            self.transmission.queue(self.sending.on_resumed(effects.resumed))
         if effects.receipted:
             self.sending.on_receipted(effects.receipted)
         for push, devices in effects.recalled:
@@ -242,14 +241,13 @@ class Owned:
     def look(self) -> None:
         """A turn of the devices that wait for what is pending for them."""
         if self.waits_for_look:
-            self.transmission.queue(self.sending.look(time.monotonic()))
+            self.transmission.queue(self.sending.look())
 
     def on_timer(self, now: float, heard: float) -> None:
         """`heard`: the log is folded as it was then."""
         due = self.sending.next_timer()
         if self.live and due is not None and due <= now:
-            under_way = self.transmission.under_way
-            self.transmission.queue(self.sending.on_timer(now, heard, under_way))
+            self.transmission.queue(self.sending.on_timer(now, heard))
 
     def release(self, push_id: int, count: int) -> int:
         """Permits for `count` devices of a paced push; returns how many were let go."""

@@ -13,8 +13,7 @@ Pure: time is an argument, seconds of any steady clock.
 """
 
 import heapq
-import math
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from pyroaring import BitMap
@@ -66,7 +65,7 @@ class Sending:
 
     # Reasons to look.
 
-    def on_fresh(self, pushes: Iterable[Push], now: float) -> list[Send]:
+    def on_fresh(self, pushes: Iterable[Push]) -> list[Send]:
         """New pushes: to those who are online, not behind, and have refused nothing.
 
         With ttl 0 this is the one attempt, so no backlog comes before it: later is never.
@@ -86,7 +85,6 @@ class Sending:
                 if push.ttl_s:
                     waiting = BitMap(self._behind[push.priority]) | self._undecided()
                 sends += self._split(push, push.pending() - waiting)
-        self._note(sends, 0, now)
         return sends
 
     def _must_wait(self, push: Single) -> bool:
@@ -126,7 +124,7 @@ class Sending:
             if push.speed:
                 self.held.hold(push.push_id, push.pending())
 
-    def on_resumed(self, pushes: Iterable[Push], now: float) -> list[Send]:
+    def on_resumed(self, pushes: Iterable[Push]) -> list[Send]:
         """Pushes that were paused go on: all their pending devices, but for those without permit."""
         sends: list[Send] = []
         again = BitMap()
@@ -140,7 +138,6 @@ class Sending:
                 again |= (due & waiting) - self._refused
                 due -= waiting | self._undecided()
             sends += self._split(push, due)
-        self._note(sends, 0, now)
         self.waiting.look(again)
         return sends
 
@@ -150,11 +147,15 @@ class Sending:
             self.held.drop(push_id)
             self._untried.pop(push_id, None)
 
+    def on_handed_over(self, send: Send, now: float) -> None:
+        """The edge has written it, or holds it: from now on a receipt is waited for."""
+        if send.devices:
+            self._unreceipted.watch(send.push.push_id, send.attempt, send.devices, now)
+
     def on_withdrawn(self, withdrawn: Iterable[Send]) -> None:
         """Sends that a pause has overtaken on their way; others may go in their place."""
         for send in withdrawn:
             push_id = send.push.push_id
-            self._unreceipted.withdraw(push_id, send.devices)
             if send.push.speed:
                 self.held.hold(push_id, send.devices)
             else:
@@ -162,7 +163,7 @@ class Sending:
             priority = send.push.priority
             self._go_on(send.devices, priority)
 
-    def look(self, now: float) -> list[Send]:
+    def look(self) -> list[Send]:
         """A turn of those in `waiting`, some ms of work. What is decided for them replaces what was."""
         turn = self.waiting.next(self._partition)
         if turn is None:
@@ -171,8 +172,7 @@ class Sending:
             sends = self._from_scratch(turn.devices)
         else:
             sends = self._next_windows(turn.devices, turn.priority)
-        self._note(sends, turn.attempt, now)
-        return sends
+        return _again(sends, turn.attempt)
 
     def on_receipted(self, devices: Iterable[int]) -> None:
         """Receipts came: those behind get more of their backlog."""
@@ -210,14 +210,11 @@ class Sending:
         self._refused.discard(index)
         del self._look_at[index]
 
-    def on_timer(
-        self, now: float, heard: float = math.inf, under_way: Container[int] = ()
-    ) -> list[Send]:
+    def on_timer(self, now: float, heard: float) -> list[Send]:
         """Everything that has become due.
 
-        A receipt is not missing before it could be here: the log is folded as it was at `heard`, and of the
-        pushes `under_way` some sends are not written yet. Else a service that is behind would send
-        everything again, and be further behind.
+        The log is folded as it was at `heard`: a receipt is not missing before it could be here. Else a service
+        that is behind would send everything again, and be further behind.
         """
         again = BitMap()
         while self._looks and self._looks[0][0] <= now:
@@ -231,10 +228,7 @@ class Sending:
         sends: list[Send] = []
         stalled: dict[int, int] = {}
         for missed in self._unreceipted.missed(min(now, heard)):
-            if missed.push_id in under_way:
-                self._unreceipted.watch(*missed, now)
-            else:
-                sends += self._resend(missed, now, stalled)
+            sends += self._resend(missed, stalled)
         for attempt in sorted(set(stalled.values())):
             devices = BitMap([index for index, tried in stalled.items() if tried == attempt])
             self.waiting.look(devices, attempt)
@@ -260,7 +254,6 @@ class Sending:
         if push is None or self._is_paused(push):
             return []
         sends = self._split(push, self.held.take(push_id, count, now))
-        self._note(sends, 0, now)
         return sends
 
     # Questions.
@@ -395,12 +388,7 @@ class Sending:
             self._caught_up(lane.open, priority)
         return sends
 
-    def _note(self, sends: Iterable[Send], attempt: int, now: float) -> None:
-        """Start the timers that bring unreceipted sends back."""
-        for send in sends:
-            self._unreceipted.watch(send.push.push_id, attempt, send.devices, now)
-
-    def _resend(self, missed: Missed, now: float, stalled: dict[int, int]) -> list[Send]:
+    def _resend(self, missed: Missed, stalled: dict[int, int]) -> list[Send]:
         """`stalled` collects devices behind whose window has not moved: index -> attempt."""
         devices = missed.devices
         push = self._partition.pushes.get(missed.push_id)
@@ -417,6 +405,8 @@ class Sending:
         if push is None or push.ttl_s == 0 or push.final or self._is_paused(push):
             return []
         due = (devices & push.pending()) - self.held.of(push.push_id)
-        resent = self._split(push, due - behind)
-        self._note(resent, missed.attempt + 1, now)
-        return resent
+        return _again(self._split(push, due - behind), missed.attempt + 1)
+
+
+def _again(sends: list[Send], attempt: int) -> list[Send]:
+    return [send._replace(attempt=attempt) for send in sends] if attempt else sends

@@ -14,6 +14,8 @@ class Send(NamedTuple):
     edge: int
     push: Push
     devices: BitMap
+    attempt: int = 0
+    """How often it has been sent to them before, as far as is known."""
 
 
 class Pacing(NamedTuple):

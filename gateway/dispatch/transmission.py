@@ -9,8 +9,8 @@ or whose link has been lost since, is dropped, because what is pending for them 
 
 import asyncio
 import time
-from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import structlog
@@ -122,8 +122,6 @@ class Transmission:
         self._fence = fence
         self._ways = ways
         self._lanes = {priority: _Lane(priority, ways.unanswered[priority]) for priority in WEIGHTS}
-        self._under_way: Counter[int] = Counter()
-        """push id -> sends of it that wait, or that an edge has not answered"""
         self._losses: defaultdict[int, int] = defaultdict(int)
         """edge -> times its link was lost"""
         self._tasks: list[asyncio.Task[None]] = []
@@ -143,15 +141,9 @@ class Transmission:
     def on_link_down(self, edge: int) -> None:
         self._losses[edge] += 1
 
-    @property
-    def under_way(self) -> Container[int]:
-        """Pushes some sends of which wait, or are not answered."""
-        return self._under_way
-
     def queue(self, sends: Sequence[Send]) -> None:
         """Sends that have been decided at this moment, in their order."""
         number = self._overtaken.enter(len(sends))
-        self._under_way.update(send.push.push_id for send in sends)
         # A lane's task wakes up with its first send: the highest goes first, in each lane in order.
         for send in sorted(sends, key=lambda send: _RANK[send.push.priority]):
             lane = self._lanes[send.push.priority]
@@ -160,14 +152,7 @@ class Transmission:
                 lane.put(queued)
             else:
                 self._put_off([queued])
-                self._leave(queued)
-
-    def _leave(self, queued: _Queued) -> None:
-        self._overtaken.leave(queued.number)
-        push_id = queued.send.push.push_id
-        self._under_way[push_id] -= 1
-        if not self._under_way[push_id]:
-            del self._under_way[push_id]
+                self._overtaken.leave(number)
 
     def __len__(self) -> int:
         return sum(lane.count for lane in self._lanes.values())
@@ -190,7 +175,7 @@ class Transmission:
                     self._put_off(batch)
                 finally:
                     for queued in batch:
-                        self._leave(queued)
+                        self._overtaken.leave(queued.number)
                 await asyncio.sleep(0)
             lane.wait()
 
@@ -240,7 +225,7 @@ class Transmission:
             else:
                 found[push.push_id] = content
         if missing:
-            lane.unanswered.pass_on()  # others need not wait for our contents
+            lane.unanswered.leave(lane.wake)  # others need not wait for our contents
             found |= await contents.load(self._partition.number, list(missing.values()))
         return found
 
@@ -303,26 +288,37 @@ class Transmission:
         edge, request.priority = first.edge, first.push.priority
         request.partition, request.fence = self._partition.number, self._fence
         cost = sum(len(queued.send.devices) for queued in sent) + size // 64
-        lane.unanswered.add(edge, cost)
-        for queued in sent:
-            self._overtaken.enter(1, queued.number)
-            self._under_way[queued.send.push.push_id] += 1
 
         def answered(reply: rpc_pb2.Delivered | None, deposed: bool) -> None:
             lane.unanswered.answered(edge, cost)
-            if deposed:
-                self._ways.on_deposed()
-            elif reply is None:
-                self._put_off(sent)
-            else:
-                now = time.monotonic()
-                for refused in reply.refused:
-                    devices = (*refused.gone, *refused.slow)
-                    self._on_refused(sent[refused.delivery], devices, now)
-            for queued in sent:
-                self._leave(queued)
+            try:
+                if deposed:
+                    self._ways.on_deposed()
+                elif reply is None:
+                    self._put_off(sent)
+                else:
+                    self._on_delivered(sent, reply)
+            finally:
+                for queued in sent:
+                    self._overtaken.leave(queued.number)
 
         self._ways.links.deliver(edge, request, answered)
+        # Only now: what raises before it is sent has taken no room.
+        lane.unanswered.add(edge, cost)
+        for queued in sent:
+            self._overtaken.enter(1, queued.number)
+
+    def _on_delivered(self, sent: Sequence[_Queued], reply: rpc_pb2.Delivered) -> None:
+        now = time.monotonic()
+        refused: dict[int, BitMap] = {}
+        for each in reply.refused:
+            devices = refused[each.delivery] = BitMap((*each.gone, *each.slow))
+            self._on_refused(sent[each.delivery], devices, now)
+        for number, queued in enumerate(sent):
+            send = queued.send
+            if number in refused:
+                send = send._replace(devices=send.devices - refused[number])
+            self._sending.on_handed_over(send, now)
 
     def tell_recalled(self, push_id: int, devices: BitMap) -> None:
         """RECALL to those of the devices that are online; the others hear of it with their WELCOME."""

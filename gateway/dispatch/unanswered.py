@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 OF_ONE: Final = 4_096
-"""That an edge may have: some 50 ms of its time. A larger deliver goes out alone."""
+"""That an edge may have: some 50 ms of its time."""
 OF_ALL: Final = 8 * OF_ONE
 """That all edges together may have: a few of them at work are as fast as many."""
 
@@ -20,7 +20,11 @@ Wake = Callable[[], None]
 
 
 class Unanswered:
-    """Of one lane, in messages; 64 bytes of frames count as one. Whoever finds no room waits; who is woken and has done what it could calls `pass_on`."""
+    """Of one lane, in messages; 64 bytes of frames count as one.
+
+    Room is asked for before each step, and a step may take more than there is. Whoever finds none waits; who is
+    woken and has done what it could calls `pass_on`.
+    """
 
     def __init__(self, of_one: int = OF_ONE, of_all: int = OF_ALL) -> None:
         self.total = 0
@@ -34,6 +38,7 @@ class Unanswered:
         return self.total < self._of_all and self._of[edge] < self._of_one
 
     def add(self, edge: int, cost: int) -> None:
+        """A deliver of so many messages is on its way."""
         self._of[edge] += cost
         self.total += cost
 
@@ -58,6 +63,8 @@ class Unanswered:
 
     def pass_on(self) -> None:
         """Wake the next one for whom there is room, if there is any: as many as fit come one after the other."""
+        if self.total >= self._of_all:
+            return
         edge = next(filter(self.has_room, self._waiting), None)
         if edge is None:
             return

@@ -1,7 +1,6 @@
 """Devices that were sent a push, by when a receipt of theirs is missed. Pure."""
 
 import heapq
-from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from pyroaring import BitMap
@@ -15,7 +14,7 @@ class Missed(NamedTuple):
 
     push_id: int
     attempt: int
-    """How often it had been sent to them before."""
+    """How often it had been sent to them before the send whose receipt is missed."""
     devices: BitMap
 
 
@@ -36,7 +35,7 @@ class Unreceipted:
         self._last: dict[tuple[int, int], _Timer] = {}
 
     def watch(self, push_id: int, attempt: int, devices: BitMap, now: float) -> None:
-        """They are sent it for the `attempt`th time, from 0."""
+        """They have been sent it for the `attempt`th time, from 0. `now`: seconds of any steady clock."""
         due, key = now + self._delay_s(attempt), (push_id, attempt)
         timer = self._last.get(key)
         if timer is None or timer.due < due - _MERGE_S or timer not in self._devices:
@@ -46,23 +45,19 @@ class Unreceipted:
                 self._devices[timer] = BitMap()
         self._devices[timer] |= devices
 
-    def withdraw(self, push_id: int, devices: BitMap) -> None:
-        """They were not sent it after all, for the first time."""
-        timer = self._last.get((push_id, 0))
-        if timer in self._devices:
-            self._devices[timer] -= devices
-
     def next_due(self) -> float | None:
         return self._timers[0].due if self._timers else None
 
-    def missed(self, until: float) -> Iterator[Missed]:
+    def missed(self, until: float) -> list[Missed]:
         """Whose time was over by then; they are not watched any more."""
+        found = []
         while self._timers and self._timers[0].due <= until:
             timer = heapq.heappop(self._timers)
             key = (timer.push_id, timer.attempt)
             if self._last.get(key) == timer:
                 del self._last[key]
-            yield Missed(timer.push_id, timer.attempt, self._devices.pop(timer))
+            found.append(Missed(timer.push_id, timer.attempt, self._devices.pop(timer)))
+        return found
 
     def known_of(self, push_id: int, index: int) -> tuple[int, float | None]:
         """(times it was sent to a device, when last), as far as watched. Looks through all timers."""

@@ -1,4 +1,5 @@
-"""Down: `deliver` of a dispatch node turned into writes, in slices of at most 1 ms.
+"""Down: `deliver` of a dispatch node turned into writes, in slices of at most 1 ms: one of what can be done as it
+comes, and one of what waits.
 
 One encode (done by the node), then one write for each connection; messages to the same devices that
 come together share it. The reply names the devices that
@@ -44,6 +45,7 @@ Hold = Callable[[int, Item], bool]
 
 
 _Work = Generator[None, None, bytes]
+"""Yields between two strides, returns columba.rpc.Delivered."""
 _Key = tuple[int, int]
 """(partition, priority)"""
 
@@ -54,6 +56,7 @@ class _Job(NamedTuple):
     key: _Key
     work: _Work
     answer: "asyncio.Future[bytes]"
+    size: int
 
 
 class _Part(NamedTuple):
@@ -124,18 +127,17 @@ class Delivery:
             raise RpcError("busy", "this edge takes nothing more just now")
         self._fences[p] = request.fence
         work = self._work(request)
-        if not self._jobs or (priority == HIGH and not self._count[HIGH]):
+        if not self._jobs or (priority == HIGH and not self._jobs.waits(HIGH)):
             done = self._begin(work)
             if done is not None:
                 if priority == HIGH:
                     self._reactor.flush()  # it need not wait for the rest of the slice
                 return done
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._jobs.put(priority, _Job(key, work, future))
+        self._jobs.put(priority, _Job(key, work, future, len(body)))
         self._open[key] += 1
         self._count[priority] += 1
         self._bytes[priority] += len(body)
-        future.add_done_callback(lambda _: self._forget(priority, len(body)))
         return future
 
     def _begin(self, work: _Work) -> bytes | None:
@@ -170,15 +172,14 @@ class Delivery:
 
     def _done(self, priority: int) -> None:
         """The first deliver of a lane is worked off."""
-        key = self._jobs.pop(priority).key
+        job = self._jobs.pop(priority)
+        self._count[priority] -= 1
+        self._bytes[priority] -= job.size
+        key = job.key
         self._open[key] -= 1
         if not self._open[key]:
             del self._open[key]
             self._unbar(key)
-
-    def _forget(self, priority: int, size: int) -> None:
-        self._count[priority] -= 1
-        self._bytes[priority] -= size
 
     @property
     def waiting(self) -> int:

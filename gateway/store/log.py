@@ -337,9 +337,13 @@ class LogReader:
     def __init__(self, store: Store, *, count: int = 256, block_ms: int = 1000) -> None:
         # Less than what makes a link give its connection up.
         self._block_ms = min(block_ms, int(store.timeout_s * 500))
+        self._count = count
         self._taps = Taps(store, count, self._block_ms)
         self.cursors: dict[int, str] = {}
         """Position up to which each partition has been read."""
+        self.at_end: dict[int, float] = {}
+        """Partitions of the read that returned last whose logs it has read to the end, and as of when,
+        `time.monotonic()`: none where no server answered."""
         self._primaries: dict[int, tuple[Primary, float]] = {}
         """Whose log each of them is, and since when that is known (loop time); where it is not,
         anybody's will do."""
@@ -361,6 +365,7 @@ class LogReader:
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + self._block_ms / 1000
+        self.at_end = {}
         while True:
             while self._taps.ended:
                 entries = self._taken(self._taps.ended.popleft())
@@ -395,8 +400,11 @@ class LogReader:
             if behind and p in current:
                 raise Trimmed(p)
         entries = []
+        self.at_end = dict.fromkeys(current, tap.asked_at)
         for name, rows in reply or ():
             p = int(name[1 : name.index(b"}")])
+            if len(rows) >= self._count:
+                self.at_end.pop(p, None)
             if p in current:
                 entries += [Entry(p, raw_id.decode(), fields[1]) for raw_id, fields in rows]
                 self.cursors[p] = entries[-1].position

@@ -1,6 +1,7 @@
 """Blocking reads of logs: a `Tap` for each slot (for a single server: one), over a link of its own."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
@@ -41,6 +42,8 @@ class Tap:
         """Who was asked, as it said ..."""
         self.said_at = 0.0
         """... at this loop time."""
+        self.asked_at = 0.0
+        """When the last read began, `time.monotonic()`."""
         self.busy = False
         self._rests_until = 0.0
         self._read: asyncio.Future[Reply] | None = None
@@ -59,7 +62,7 @@ class Tap:
     def ask(self, positions: Mapping[int, str], count: int, block_ms: int) -> None:
         """At most `count` entries of each after its position; none after `block_ms` (0: at once)."""
         self.busy = True
-        self.asked = dict(positions)
+        self.asked, self.asked_at = dict(positions), time.monotonic()
         self.primary, self.said_at = self.link.primary, self.link.up_since or 0.0
         block: tuple[Argument, ...] = ("BLOCK", block_ms) if block_ms else ()
         logs, after = map(keys.log, positions), positions.values()

@@ -22,6 +22,8 @@ class Desk:
         self.now = 1000.0
         self.rests = False
         """Nobody looks at who waits for it."""
+        self.edges_answer = True
+        """Else what is sent stays on its way."""
 
     def fold(self, *logged: bytes) -> list[Send]:
         """Fold, then act on the effects in the order in which the owner does."""
@@ -32,9 +34,9 @@ class Desk:
             if effects.arrived:
                 self.sending.on_arrived(effects.arrived)
             if effects.fresh:
-                sends += self.sending.on_fresh(effects.fresh, self.now)
+                sends += self.handed_over(self.sending.on_fresh(effects.fresh))
             if effects.resumed:
-                sends += self.sending.on_resumed(effects.resumed, self.now)
+                sends += self.handed_over(self.sending.on_resumed(effects.resumed))
             if effects.receipted:
                 self.sending.on_receipted(effects.receipted)
             sends += self.looked()
@@ -44,7 +46,13 @@ class Desk:
         """All turns that there are to be had."""
         sends: list[Send] = []
         while self.sending.waiting and not self.rests:
-            sends += self.sending.look(self.now)
+            sends += self.handed_over(self.sending.look())
+        return sends
+
+    def handed_over(self, sends: list[Send]) -> list[Send]:
+        """The edges have them at once, if they answer."""
+        for send in sends if self.edges_answer else ():
+            self.sending.on_handed_over(send, self.now)
         return sends
 
     def link_up(self, edge: int) -> list[Send]:
@@ -61,7 +69,7 @@ class Desk:
         if due is None:
             return None
         self.now = max(self.now, due)
-        return self.sending.on_timer(self.now) + self.looked()
+        return self.handed_over(self.sending.on_timer(self.now, self.now)) + self.looked()
 
     def after(self, seconds: float) -> list[Send]:
         """Time passes; every timer on the way fires when it is due."""

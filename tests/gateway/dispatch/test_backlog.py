@@ -63,7 +63,7 @@ def test_who_has_come_meanwhile_has_its_backlog_together_in_bounded_turns() -> N
     desk = storm(1_200, 2)
     turns = []
     while desk.sending.waiting:
-        turns.append(desk.sending.look(desk.now))
+        turns.append(desk.sending.look())
     assert len(turns) == 4, "600 devices of each edge, 500 a turn"
     for sends in turns:
         assert [send.push.push_id for send in sends] == [1, 2, 3], "however many devices"
@@ -83,7 +83,7 @@ def test_singles_count_in_a_turn() -> None:
     desk.fold(records.sessions(1, everybody, epoch=500))
     sizes = []
     while desk.sending.waiting:
-        sends = desk.sending.look(desk.now)
+        sends = desk.sending.look()
         sizes.append(len({device for device, _ in pairs(sends)}))
     assert sum(sizes) == 100 and max(sizes) <= backlog._TURN // 20
 
@@ -97,7 +97,7 @@ def test_receipts_of_many_bring_their_next_windows_together() -> None:
     desk.fold(records.sessions(1, everybody, app=1, epoch=200))
     desk.rests = True
     desk.fold(received(1, *everybody), received(2, *everybody))
-    sends = desk.sending.look(desk.now)
+    sends = desk.sending.look()
     assert [(send.push.push_id, len(send.devices)) for send in sends] == [(4, 100), (5, 100)]
     assert not desk.sending.waiting
 
@@ -174,5 +174,5 @@ def test_receipts_of_an_earlier_session_bring_nothing_that_it_has_lost() -> None
         records.sessions(1, [0], epoch=2),
     )
     desk.fold(received(1, 0), records.sessions(1, [0], epoch=3))
-    assert desk.sending.look(desk.now) == []
-    assert pairs(desk.sending.look(desk.now)) == [(0, 2), (0, 3), (0, 4)] and WINDOW == 3
+    assert desk.sending.look() == []
+    assert pairs(desk.sending.look()) == [(0, 2), (0, 3), (0, 4)] and WINDOW == 3

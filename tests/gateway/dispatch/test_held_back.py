@@ -92,6 +92,7 @@ def test_a_push_that_is_resumed_behind_a_window_comes_before_what_is_newer() -> 
 def test_what_a_pause_overtakes_on_its_way_makes_room_at_once() -> None:
     desk = offline(0)
     desk.fold(*[to_one(n) for n in range(1, 8)])
+    desk.edges_answer = False
     on_the_way = desk.fold(records.sessions(1, [0]))
     desk.fold(*[records.control(n, PAUSE) for n in (1, 2, 3)])
     assert pairs(desk.withdrawn(on_the_way)) == [(0, 4), (0, 5), (0, 6)]
@@ -143,7 +144,7 @@ def test_no_device_of_a_paced_push_goes_without_permit() -> None:
 def test_who_was_let_go_is_sent_to_again_without_another_permit() -> None:
     desk = online(0, 2)
     desk.fold(paced(1))
-    desk.sending.release(1, 1, desk.now)
+    desk.handed_over(desk.sending.release(1, 1, desk.now))
     assert pairs(desk.after(30.0)) == [(0, 1)]
     assert pairs(desk.fold(records.sessions(1, [0, 2], epoch=9))) == [(0, 1)]
 
@@ -197,7 +198,8 @@ def test_what_a_pause_overtakes_of_a_paced_push_needs_another_permit() -> None:
     assert desk.fold(records.control(1, RESUME)) == []
     assert desk.sending.wanted(desk.now + 1) == {1: 2}
     # When it was on its way for the second time, too.
-    desk.sending.release(1, 2, desk.now)
+    desk.handed_over(desk.sending.release(1, 2, desk.now))
+    desk.edges_answer = False
     on_the_way = desk.after(30.0)
     assert pairs(on_the_way) == [(0, 1), (2, 1)]
     desk.fold(records.control(1, PAUSE))
@@ -237,7 +239,7 @@ def test_an_heir_holds_all_that_is_pending_again() -> None:
     heir = Sending(desk.partition, PACING)
     heir.on_live()
     heir.on_link_up(1)
-    assert heir.look(desk.now) == []
+    assert heir.look() == []
     assert heir.wanted(desk.now) == {1: 2}
 
 

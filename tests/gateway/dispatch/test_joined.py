@@ -204,7 +204,7 @@ class Joined(RuleBasedStateMachine):
 
     def look(self) -> None:
         while self.owner.sending.waiting and not self.rests:
-            self.owner.transmission.queue(self.owner.sending.look(self.now))
+            self.owner.transmission.queue(self.owner.sending.look())
 
     # Contents and the log.
 
@@ -230,8 +230,8 @@ class Joined(RuleBasedStateMachine):
             sending.on_final(effects.final)
             if effects.arrived:
                 sending.on_arrived(effects.arrived)
-            queue(sending.on_fresh(effects.fresh, self.now))
-            queue(sending.on_resumed(effects.resumed, self.now))
+            queue(sending.on_fresh(effects.fresh))
+            queue(sending.on_resumed(effects.resumed))
             sending.on_receipted(effects.receipted)
             if then is not None:
                 then()
@@ -495,8 +495,7 @@ class Joined(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.1, 1.0, 3.0, 40.0]), behind=st.sampled_from([0.0, 2.0, 60.0]))
     def time_passes(self, seconds: float, behind: float = 0.0) -> None:
         self.now += seconds
-        under_way = self.owner.transmission.under_way
-        sends = self.owner.sending.on_timer(self.now, self.now - behind, under_way)
+        sends = self.owner.sending.on_timer(self.now, self.now - behind)
         self.owner.transmission.queue(sends)
         self.turn()
 

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from pyroaring import BitMap
 
 from gateway.dispatch.sending import Sending
-from gateway.dispatch.sends import Send
+from gateway.dispatch.sends import Send, SendState
 from tests.gateway.dispatch import records
 from tests.gateway.dispatch.desk import PACING, WINDOW, Desk, online, pairs, received, to_one
 
@@ -41,7 +41,7 @@ def test_a_session_a_link_and_a_takeover_bring_the_backlog_in_the_order_of_the_l
     # Another owner begins with the state alone.
     heir = Sending(desk.partition, PACING)
     heir.on_link_up(1)
-    assert pairs(heir.look(0.0)) == wanted
+    assert pairs(heir.look()) == wanted
 
 
 def test_a_refusal_is_looked_at_again_a_little_later_and_then_less_often() -> None:
@@ -75,7 +75,7 @@ def test_a_refusal_beside_a_look_that_waits_makes_what_is_under_way_void() -> No
     desk.sending.waiting.look(BitMap([0]))
     desk.sending.on_refused([0], desk.now)
     assert desk.sending.overtaken.of(number, BitMap([0])) == BitMap([0])
-    assert pairs(desk.sending.look(desk.now)) == [(0, 1), (0, 2)], "at its turn, not a second later"
+    assert pairs(desk.sending.look()) == [(0, 1), (0, 2)], "at its turn, not a second later"
 
 
 def test_a_new_session_forgets_the_refusals_of_the_one_before() -> None:
@@ -117,19 +117,25 @@ def test_a_message_without_receipt_is_sent_again_with_growing_patience() -> None
 
 
 def test_a_receipt_is_not_missing_before_it_could_be_here() -> None:
-    """While the log is folded as it was some time ago, and while sends of the push are not written yet."""
-    desk = online(0, 2)
-    desk.fold(records.push(1, [0, 2]))
+    """Not while the log is folded as it was some time ago, and not before the edge had the message."""
+    desk = online(0, 2, 4)
+    for record in (records.sessions(1, [0, 2, 4]), records.push(1, [0, 2, 4], ttl_s=3600)):
+        desk.log.fold(record)
+    push = desk.partition.pushes[1]
+    desk.sending.on_handed_over(Send(1, push, BitMap([0, 2])), desk.now)
+    assert desk.sending.state_of(push, 0, desk.now + 20).sent_s_ago == 20
+    assert desk.sending.state_of(push, 4, desk.now) == SendState(0, None, "")
     desk.now += 31
-    assert desk.sending.on_timer(desk.now, heard=desk.now - 2) == []
-    assert desk.sending.on_timer(desk.now, under_way={1}) == []
-    assert desk.sending.state_of(desk.partition.pushes[1], 0, desk.now).attempt == 1
-    desk.now += 29
-    assert desk.sending.on_timer(desk.now) == [], "as long again"
-    desk.now += 1
+    desk.sending.on_handed_over(Send(1, push, BitMap([4])), desk.now)
+    assert desk.sending.on_timer(desk.now, desk.now - 2) == []
     desk.fold(received(1, 0))
-    assert pairs(desk.sending.on_timer(desk.now)) == [(2, 1)]
-    assert desk.sending.state_of(desk.partition.pushes[1], 2, desk.now).attempt == 2
+    (again,) = desk.sending.on_timer(desk.now, desk.now)
+    assert (list(again.devices), again.attempt) == ([2], 1)
+    desk.sending.on_handed_over(again, desk.now)
+    assert desk.sending.state_of(push, 2, desk.now).attempt == 2
+    desk.now += 30
+    (other,) = desk.sending.on_timer(desk.now, desk.now)
+    assert (list(other.devices), other.attempt) == ([4], 1), "each from when it was handed over"
 
 
 def test_who_has_receipted_is_not_sent_to_again() -> None:
@@ -323,7 +329,7 @@ class Delivery(RuleBasedStateMachine):
     @precondition(lambda self: self.desk.sending.waiting)
     @rule()
     def some_are_looked_at(self) -> None:
-        self.go(self.desk.sending.look(self.desk.now))
+        self.go(self.desk.handed_over(self.desk.sending.look()))
 
     @rule(seconds=st.floats(0, 100))
     def time_passes(self, seconds: float) -> None:

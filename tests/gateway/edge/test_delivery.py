@@ -25,6 +25,7 @@ from tests.gateway.edge.delivering import (
     Refused,
     Rig,
     To,
+    answer,
     as_list,
     bitmap,
     both,
@@ -325,6 +326,20 @@ async def test_what_is_begun_and_not_done_goes_on_and_nothing_of_its_lane_passes
     assert not isinstance(later, bytes) and output.out[0] == A
     await asyncio.gather(campaign, later)
     assert output.out[0] == output.out[rows - 1] == A + B
+
+
+async def test_a_high_deliver_passes_no_other_whose_caller_has_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = 200
+    work, output, _ = many_rows(monkeypatch, rows)
+    orphan = work.deliver(request(0, one(A, *range(rows), restart=True), priority=HIGH))
+    assert not isinstance(orphan, bytes)
+    orphan.cancel()
+    await asyncio.sleep(0)
+    work._left_s = 1.0
+    await answer(work, request(0, one(B, rows - 1, restart=True), priority=HIGH))
+    assert output.out[rows - 1] == A + B
 
 
 async def test_a_high_deliver_is_done_at_once_beside_what_waits(

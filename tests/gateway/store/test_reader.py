@@ -44,6 +44,28 @@ async def test_a_reader_gets_every_entry_once_and_in_order(store: Store) -> None
     await reader.close()
 
 
+async def test_a_reader_knows_when_it_stood_at_the_end_of_a_log(own_valkey: Valkey) -> None:
+    store = await Store.connect(own_valkey.url)
+    reader = LogReader(store, count=2, block_ms=20)
+    reader.cursors = {0: "0-0", 1: "0-0"}
+    for p in (0, 0, 0, 1):
+        await store.call("XADD", keys.log(p), "*", "r", "x")
+    began = time.monotonic()
+    assert len(await reader.read()) == 3
+    assert reader.at_end.keys() == {1}, "there may be more than two of the other"
+    assert len(await reader.read()) == 1
+    at_end = reader.at_end
+    assert at_end.keys() == {0, 1} and began <= at_end[0] <= time.monotonic()
+    assert await reader.read() == []
+    assert reader.at_end[0] >= at_end[0] and reader.at_end.keys() == {0, 1}
+    own_valkey.kill()
+    for _ in range(3):
+        await reader.read()
+    assert reader.at_end == {}, "nobody has answered"
+    await reader.close()
+    await store.close()
+
+
 async def test_entries_of_a_partition_given_up_meanwhile_are_dropped(store: Store) -> None:
     reader = LogReader(store, block_ms=5000)
     reader.cursors = {0: "0-0"}
