@@ -20,14 +20,17 @@ import structlog
 from protocol.codes import CloseCode
 from protocol.errors import RemoteProtocolError
 from protocol.frames import Frame, FrameBuffer, encode
-from protocol.rpc_frames import ANSWER_HEAD as _ID
-from protocol.rpc_frames import CHALLENGE as _CHALLENGE
-from protocol.rpc_frames import ERROR as _ERROR
-from protocol.rpc_frames import MAX_BODY, Method
-from protocol.rpc_frames import PROOF as _PROOF
-from protocol.rpc_frames import REQUEST as _REQUEST
-from protocol.rpc_frames import REQUEST_HEAD as _HEAD
-from protocol.rpc_frames import RESPONSE as _RESPONSE
+from protocol.rpc_frames import (
+    ANSWER_HEAD,
+    CHALLENGE,
+    ERROR,
+    MAX_BODY,
+    PROOF,
+    REQUEST,
+    REQUEST_HEAD,
+    RESPONSE,
+    Method,
+)
 
 __all__ = ["MAX_BODY", "Handler", "Method", "RpcClient", "RpcError", "RpcServer", "RpcUnavailable"]
 
@@ -171,7 +174,7 @@ class _ServerConnection(_Connection):
         super().connection_made(transport)
         self._server.connections.add(self)
         if not self._authenticated:
-            self.send(_CHALLENGE, self._nonce)
+            self.send(CHALLENGE, self._nonce)
             asyncio.get_running_loop().call_later(_AUTH_S, self._close_unless_authenticated)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -189,9 +192,9 @@ class _ServerConnection(_Connection):
         if not self._authenticated:
             self._authenticate(kind, body)
             return
-        if kind != _REQUEST or len(body) < _HEAD.size:
+        if kind != REQUEST or len(body) < REQUEST_HEAD.size:
             raise RemoteProtocolError(f"rpc frame kind {kind}", CloseCode.PROTOCOL_ERROR)
-        call, method = _HEAD.unpack_from(body)
+        call, method = REQUEST_HEAD.unpack_from(body)
         handler = self._server.handlers.get(method)
         self._server.requests_total += 1
         if handler is None:
@@ -201,14 +204,14 @@ class _ServerConnection(_Connection):
             self._fail(call, RpcError("busy", "too many calls are open"))
             return
         try:
-            result = handler(body[_HEAD.size :])
+            result = handler(body[REQUEST_HEAD.size :])
         except RpcError as error:
             self._fail(call, error)
         except Exception as error:  # a defect in one handler must not end the others' connection
             self._fail_for_defect(call, method, error)
         else:
             if isinstance(result, bytes):
-                self.send(_RESPONSE, _ID.pack(call) + result)
+                self.send(RESPONSE, ANSWER_HEAD.pack(call) + result)
                 return
             if not asyncio.isfuture(result):
                 result = asyncio.get_running_loop().create_task(result)
@@ -221,7 +224,7 @@ class _ServerConnection(_Connection):
             return  # with the connection
         error = future.exception()
         if error is None:
-            self.send(_RESPONSE, _ID.pack(call) + future.result())
+            self.send(RESPONSE, ANSWER_HEAD.pack(call) + future.result())
         elif isinstance(error, RpcError):
             self._fail(call, error)
         else:
@@ -232,16 +235,16 @@ class _ServerConnection(_Connection):
         self._fail(call, RpcError("internal", type(error).__name__))
 
     def _fail(self, call: int, error: RpcError) -> None:
-        self.send(_ERROR, _ID.pack(call) + f"{error.code}:{error.text}".encode())
+        self.send(ERROR, ANSWER_HEAD.pack(call) + f"{error.code}:{error.text}".encode())
 
     def _authenticate(self, kind: int, body: bytes) -> None:
         theirs, proof = body[:_NONCE], body[_NONCE:]
         expected = _proof(self._server.secret, b"client", self._nonce, theirs)
-        if kind != _PROOF or not hmac.compare_digest(proof, expected):
+        if kind != PROOF or not hmac.compare_digest(proof, expected):
             self._server.refused_total += 1
             raise RemoteProtocolError("rpc peer without the secret", CloseCode.PROTOCOL_ERROR)
         self._authenticated = True
-        self.send(_PROOF, _proof(self._server.secret, b"server", theirs, self._nonce))
+        self.send(PROOF, _proof(self._server.secret, b"server", theirs, self._nonce))
 
 
 class RpcClient:
@@ -303,7 +306,7 @@ class RpcClient:
         call = self._next
         self._open[call] = future
         future.add_done_callback(lambda _: self._open.pop(call, None))
-        connection.send(_REQUEST, _HEAD.pack(call, method) + body)
+        connection.send(REQUEST, REQUEST_HEAD.pack(call, method) + body)
         return future
 
     async def wait_up(self) -> None:
@@ -396,27 +399,27 @@ class _ClientConnection(_Connection):
         kind, body = frame
         if not self._authenticated:
             self._authenticate(kind, body)
-        elif kind == _RESPONSE and len(body) >= _ID.size:
-            self._client.answered(_ID.unpack_from(body)[0], body[_ID.size :])
-        elif kind == _ERROR and len(body) >= _ID.size:
-            code, _, text = body[_ID.size :].decode(errors="replace").partition(":")
-            self._client.answered(_ID.unpack_from(body)[0], RpcError(code, text))
+        elif kind == RESPONSE and len(body) >= ANSWER_HEAD.size:
+            self._client.answered(ANSWER_HEAD.unpack_from(body)[0], body[ANSWER_HEAD.size :])
+        elif kind == ERROR and len(body) >= ANSWER_HEAD.size:
+            code, _, text = body[ANSWER_HEAD.size :].decode(errors="replace").partition(":")
+            self._client.answered(ANSWER_HEAD.unpack_from(body)[0], RpcError(code, text))
         else:
             raise RemoteProtocolError(f"rpc frame kind {kind}", CloseCode.PROTOCOL_ERROR)
 
     def _authenticate(self, kind: int, body: bytes) -> None:
         secret = self._client.secret
-        if kind == _CHALLENGE and not self._theirs:
+        if kind == CHALLENGE and not self._theirs:
             if len(body) != _NONCE:
                 # Anything longer would let the server choose more of what we sign.
                 raise RemoteProtocolError(
                     "rpc challenge of a wrong length", CloseCode.PROTOCOL_ERROR
                 )
             self._theirs = body
-            self.send(_PROOF, self._nonce + _proof(secret, b"client", body, self._nonce))
+            self.send(PROOF, self._nonce + _proof(secret, b"client", body, self._nonce))
             return
         expected = _proof(secret, b"server", self._nonce, self._theirs)
-        if kind != _PROOF or not hmac.compare_digest(body, expected):
+        if kind != PROOF or not hmac.compare_digest(body, expected):
             raise RemoteProtocolError("rpc server without the secret", CloseCode.PROTOCOL_ERROR)
         self._authenticated = True
         self._client.established()
