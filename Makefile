@@ -21,8 +21,9 @@ $(VENV)/.ready: pyproject.toml
 demo: setup
 	$(BIN)/columba demo
 
+# Work is stolen, not dealt out: long tests stand side by side in the tree, and so do those that share a service.
 test: setup
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 # A real deployment, hurt in every way there is. ARGS="--minutes 30 --scenario kill-edge --seed 7 --help"
 faults: setup
