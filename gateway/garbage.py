@@ -25,12 +25,17 @@ _YOUNG: Final = (700, 2, 4)
 let a hundred thousand gather."""
 
 
+def _set_aside() -> None:
+    """What is there stays, and is not looked at again."""
+    gc.collect()
+    gc.freeze()
+
+
 def collect_seldom(objects: int) -> None:
     """For the whole process, once it is ready: what is there stays, and is not looked at again. A collection
     comes when so many more `objects` have gathered than went; that bounds what cycles may hold until then.
     """
-    gc.collect()
-    gc.freeze()
+    _set_aside()
     gc.set_threshold(objects, 5, 5)
 
 
@@ -50,8 +55,7 @@ class AtRest:
 
     def __init__(self) -> None:
         """For the whole process, once it is ready: what is there stays, and is not looked at again."""
-        gc.collect()
-        gc.freeze()
+        _set_aside()
         gc.disable()  # objects are counted all the same
         self._used_s = time.process_time()
         self._at = time.monotonic()
@@ -75,8 +79,7 @@ def keep_collections_short() -> None:
     What is there already, the modules above all, is set aside at once: the first collection that walked
     through it came at some busy moment, and stopped a node for 60 ms.
     """
-    gc.collect()
-    gc.freeze()
+    _set_aside()
     gc.set_threshold(*_YOUNG)
     if _on_collection not in gc.callbacks:
         gc.callbacks.append(_on_collection)

@@ -21,7 +21,7 @@ from typing import Final, NamedTuple, cast
 
 from pyroaring import BitMap
 
-from gateway.edge.handling import Output
+from gateway.edge.handling import Outlet
 from gateway.edge.output import CONTROL, Item
 from gateway.edge.recalls import Recalls
 from gateway.edge.table import Table
@@ -79,7 +79,7 @@ class Delivery:
     def __init__(
         self,
         table: Table,
-        reactor: Output,
+        reactor: Outlet,
         hold: Hold,
         recalls: Recalls,
     ) -> None:

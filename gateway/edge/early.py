@@ -3,7 +3,7 @@ answer to our own registration."""
 
 from collections.abc import Sequence
 
-from gateway.edge.handling import Output
+from gateway.edge.handling import Outlet
 from gateway.edge.output import Item
 from gateway.edge.table import Table
 from protocol.ids import split_device_id
@@ -29,7 +29,7 @@ class EarlyMessages:
     def take(self, fd: int) -> Sequence[Item]:
         return self._held.pop(fd, ())
 
-    def hand_over(self, fd: int, table: Table, reactor: Output) -> None:
+    def hand_over(self, fd: int, table: Table, reactor: Outlet) -> None:
         """A refused registration leaves its messages to the session of the device that stands."""
         held, device = self.take(fd), table.device[fd]
         standing = table.fd_of(device)

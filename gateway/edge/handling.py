@@ -23,7 +23,7 @@ class Handler(Protocol):
         """The descriptor is still open, and closed right after this."""
 
 
-class Output(Protocol):
+class Outlet(Protocol):
     """The reactor, as far as whoever hands messages to it goes."""
 
     def may_send(self) -> bool: ...

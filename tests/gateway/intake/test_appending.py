@@ -1,42 +1,18 @@
 """Pushes that one append accepts: their futures, deadlines and budget, on the real store."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from gateway.api import appending
-from gateway.api import seat as seat_module
 from gateway.api.appending import as_it_is
 from gateway.api.order import Accepted, Order
 from gateway.api.refused import Busy, Unavailable
 from gateway.store.client import Store
 from protocol.ids import device_id
-from tests.gateway.api_stage import PARTITIONS, StoreServer, add_devices, pushes_in, soon
-from tests.gateway.intake_desk import APP, desk, to
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServer]:
-    server = StoreServer(tmp_path_factory.mktemp("store")).start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture(autouse=True)
-def no_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test has an empty store: nobody has drawn ids under these numbers."""
-    monkeypatch.setattr(seat_module, "QUIET_S", 0.0)
-
-
-@pytest.fixture
-async def store(server: StoreServer) -> AsyncIterator[Store]:
-    store = await Store.connect(server.url)
-    await store.call("FLUSHALL")
-    await add_devices(store, APP.number, {p: [0, 1, 2] for p in range(PARTITIONS)})
-    yield store
-    await store.close()
-
+from tests.gateway.api_stage import StoreServer, pushes_in, soon
+from tests.gateway.intake.desk import desk, to
 
 ONE = to([device_id(1, 1)])
 

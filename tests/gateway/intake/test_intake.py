@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,12 @@ import pytest
 
 from gateway.api import appending
 from gateway.api import intake as intake_module
-from gateway.api import seat as seat_module
 from gateway.api.order import Order, size_of
 from gateway.api.refused import Busy, IdempotencyConflict, LogIsFull, Unavailable
 from gateway.api.shape import Shape
 from gateway.dispatch.fanouts import Overdue
 from gateway.lanes import HIGH
 from gateway.store import keys
-from gateway.store.apps import App
 from gateway.store.client import Store
 from gateway.store.errors import ProducerFull, StoreError
 from gateway.store.log import Pace, Producer
@@ -34,40 +32,13 @@ from tests.gateway.api_stage import (
     PARTITIONS,
     CuttingProxy,
     StoreServer,
-    add_devices,
     all_pushes,
     pushes_in,
     soon,
 )
-from tests.gateway.intake_desk import APP, desk, to
+from tests.gateway.intake.desk import APP, OTHER, desk, to
 
-OTHER = App("other", 8, "access", ())
 FAR_MS = 2**50
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServer]:
-    server = StoreServer(tmp_path_factory.mktemp("store")).start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture(autouse=True)
-def no_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test has an empty store: nobody has drawn ids under these numbers."""
-    monkeypatch.setattr(seat_module, "QUIET_S", 0.0)
-
-
-@pytest.fixture
-async def store(server: StoreServer) -> AsyncIterator[Store]:
-    """Our own look into it; empty but for some devices of two apps."""
-    store = await Store.connect(server.url)
-    await store.call("FLUSHALL")
-    await add_devices(store, APP.number, {p: [0, 1, 2] for p in range(PARTITIONS)})
-    await add_devices(store, OTHER.number, {p: [3] for p in range(PARTITIONS)})
-    yield store
-    await store.close()
-
 
 ALL = Order(APP, b'"all"', (), b"\x12\x00", 60)
 

@@ -15,6 +15,7 @@ from gateway.store.log import Pace
 from tests.gateway.api_stage import PARTITIONS
 
 APP = App("shop", 7, "access", ())
+OTHER = App("other", 8, "access", ())
 
 
 class Desk:
