@@ -1,5 +1,6 @@
 """Edges that are killed or stand still while devices hang on them."""
 
+import json
 import signal
 from pathlib import Path
 
@@ -113,7 +114,7 @@ async def _nothing_left_of(service: Service, edge: Edge) -> None:
     async def clean() -> bool:
         async with service.store() as store:
             left["lease"] = lease = await store.hget("{leases}:info", f"edge:{edge.number}")
-        free = lease is None or f'"start":{edge.start}'.encode() not in lease.replace(b" ", b"")
+        free = lease is None or json.loads(lease)["start"] != edge.start
         sessions = await service.session_entries()
         left["sessions"] = {k for k, v in sessions.items() if v == (edge.number, edge.start)}
         return free and not left["sessions"]
