@@ -6,7 +6,8 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
-JOBS ?= 2
+# Tests of whole services wait more than they work: one more than the two processors of a small machine.
+JOBS ?= 3
 
 .PHONY: setup demo test faults check format proto clean bench bench-audience bench-snapshot bench-peers
 
