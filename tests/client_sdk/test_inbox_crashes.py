@@ -285,8 +285,12 @@ class Lives(RuleBasedStateMachine):
             self.attempt_fails()
         if crash is not None or patience is not None:
             under_way = self.inbox._begun
-            likely = under_way[0] if under_way else self.inbox._next_waiting()
-            self.perhaps_begun |= {likely.push_id} if likely else set()
+            if under_way is not None:
+                self.perhaps_begun.add(under_way[0].push_id)
+            if under_way is None or under_way[0].push_id not in self.inbox.journal.waiting:
+                # What was under way may be void by now: then the next one is begun in the same call.
+                likely = self.inbox._next_waiting()
+                self.perhaps_begun |= {likely.push_id} if likely else set()
         self.app_gets(crash, patience)
 
     def app_asks(self, times: int) -> None:
