@@ -42,6 +42,10 @@ class Lanes(Generic[Item]):
     def waits(self, priority: int) -> bool:
         return bool(self._queues[priority])
 
+    def lane(self, priority: int) -> Iterator[Item]:
+        """What waits in a lane, in its order."""
+        return iter(self._queues[priority])
+
     def put(self, priority: int, item: Item) -> None:
         self._queues[priority].append(item)
 

@@ -28,6 +28,7 @@ from gateway.edge.sessions import Sessions
 from gateway.edge.standing import Standing
 from gateway.edge.table import Table
 from gateway.edge.uplink import Uplink
+from gateway.edge.writing import Writing
 from gateway.garbage import AtRest
 from gateway.lanes import WEIGHTS
 from gateway.metrics import Sample, encode_stats
@@ -154,7 +155,8 @@ class EdgeProcess:
             busy=lambda: self.reactor.behind,
         )
         self.departures = Departures(self.table, sessions)
-        self.delivery = Delivery(self.table, self.reactor, sessions.early.hold, sessions.recalls)
+        self.writing = Writing(self.table, self.reactor, sessions.early.hold, sessions.recalls)
+        self.delivery = Delivery(self.writing, self.reactor)
         sessions.attach(
             self.reactor,
             self.registrar,
@@ -331,10 +333,10 @@ class EdgeProcess:
         yield "columba_accepts_total", {}, r.accepts_total
         yield "columba_handshakes_total", {}, s.handshakes_total
         yield "columba_refused_full_total", {}, r.refused_full_total
-        yield "columba_messages_total", {}, self.delivery.messages_total
-        yield "columba_refused_total", {"reason": "gone"}, self.delivery.gone_total
-        yield "columba_refused_total", {"reason": "slow"}, self.delivery.slow_total
-        yield "columba_refused_total", {"reason": "recalled"}, self.delivery.recalled_total
+        yield "columba_messages_total", {}, self.writing.messages_total
+        yield "columba_refused_total", {"reason": "gone"}, self.writing.gone_total
+        yield "columba_refused_total", {"reason": "slow"}, self.writing.slow_total
+        yield "columba_refused_total", {"reason": "recalled"}, self.writing.recalled_total
         yield "columba_receipts_total", {}, self.uplink.receipts_total
         yield "columba_profiles_total", {}, self.uplink.profiles_total
         yield "columba_unregistered_late_total", {}, self.registrar.unregistered_late_total

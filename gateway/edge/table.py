@@ -6,6 +6,8 @@ generation, and whoever comes back later (a store reply, a timer) names both.
 """
 
 import mmap
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final, Literal
 
 from pyroaring import BitMap
@@ -55,12 +57,13 @@ class Table:
         """partition -> device index -> descriptor, of rows whose registration is sent"""
         self.fresh: dict[int, BitMap] = {}
         """partition -> device indexes that got a new row, or lost messages, since deliveries last looked
-        (gateway.edge.delivery takes them out)"""
+        (gateway.edge.writing takes them out)"""
         self.connections = 0
         self.open_rows = 0
         self.greeted = 0
         """Rows whose registration is under way."""
         self._last_generation = 0
+        self._watchers: list[dict[int, int]] = []
 
     def add(self, fd: int) -> int:
         """A connection was accepted; returns the row's generation."""
@@ -119,6 +122,7 @@ class Table:
             self.open_rows += 1
         else:
             self.epoch[older] = 0  # fenced: its end is no news to the store
+            self._has_left(older)
         rows[index] = fd
         self.here[partition].add(index)
         return older
@@ -134,6 +138,16 @@ class Table:
         partition, index = split_device_id(device)
         rows = self.rows.get(partition)
         return rows.get(index) if rows else None
+
+    @contextmanager
+    def watched(self) -> Iterator[Mapping[int, int]]:
+        """Gathers rows that stop being those of their devices: descriptor -> device, whoever has it then."""
+        left: dict[int, int] = {}
+        self._watchers.append(left)
+        try:
+            yield left
+        finally:
+            self._watchers = [each for each in self._watchers if each is not left]
 
     def set_timeout(self, fd: int, seconds: float) -> None:
         """Silence after which the row is dead; counted from now."""
@@ -175,6 +189,11 @@ class Table:
             del rows[index]
             self.here[partition].discard(index)
             self.open_rows -= 1
+            self._has_left(fd)
+
+    def _has_left(self, fd: int) -> None:
+        for left in self._watchers:
+            left.setdefault(fd, self.device[fd])
 
     def _leave_arriving(self, fd: int, partition: int, index: int) -> bool:
         """False if it was not among them."""

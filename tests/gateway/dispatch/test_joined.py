@@ -27,6 +27,7 @@ from gateway.edge.early import EarlyMessages
 from gateway.edge.output import CONTROL, Item
 from gateway.edge.recalls import Recall, Recalls
 from gateway.edge.table import Table
+from gateway.edge.writing import Writing
 from gateway.lanes import WEIGHTS
 from gateway.rpc import RpcError
 from gateway.store.errors import StoreUnavailable
@@ -73,7 +74,7 @@ class EdgeModel:
         self.recalls = Recalls()
         self.early = EarlyMessages(1000)
         hold = self.early.hold
-        self.delivery = Delivery(self.table, self.rows, hold, self.recalls)
+        self.delivery = Delivery(Writing(self.table, self.rows, hold, self.recalls), self.rows)
 
     def close(self, fd: int) -> None:
         """As Sessions.on_closed."""

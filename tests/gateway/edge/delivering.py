@@ -12,6 +12,7 @@ from gateway.edge.delivery import Delivery
 from gateway.edge.output import CONTROL, Item
 from gateway.edge.recalls import Recalls
 from gateway.edge.table import Table
+from gateway.edge.writing import Writing
 from gateway.lanes import NORMAL
 from protocol.schema import rpc_pb2
 from tests.gateway.edge.stage import ReactorRecorder, Stage, deliver, message
@@ -54,12 +55,9 @@ class Rig:
 
     def _delivery(self) -> Delivery:
         sessions = self.stage.sessions
-        return Delivery(
-            self.stage.table,
-            self.output,
-            sessions.early.hold,
-            sessions.recalls,
-        )
+        hold, recalls = sessions.early.hold, sessions.recalls
+        self.writing = Writing(self.stage.table, self.output, hold, recalls)
+        return Delivery(self.writing, self.output)
 
     async def run(
         self, p: int, *deliveries: tuple[bytes, Iterable[int] | bytes], fence: int = 1
@@ -126,7 +124,8 @@ def many_rows(
         table.add(fd)
         table.open(fd, fd, fd + 1)
     recalls = Recalls() if recalls is None else recalls
-    return Delivery(table, output, lambda fd, message: False, recalls), output, table
+    writing = Writing(table, output, lambda fd, message: False, recalls)
+    return Delivery(writing, output), output, table
 
 
 def request(p: int, *deliveries: rpc_pb2.Delivery, priority: int = NORMAL) -> bytes:

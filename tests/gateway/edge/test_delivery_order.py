@@ -230,7 +230,7 @@ async def test_a_recalled_push_is_delivered_no_more(to: To) -> None:
     gone = rpc_pb2.Delivery(frame=A, push_id=99, restart=True, **whom)
     other = rpc_pb2.Delivery(frame=B, push_id=98, restart=True, **whom)
     assert await refusals(rig, request(0, gone, other)) == []
-    assert rig.stage.take(4) == B and rig.delivery.recalled_total == 1
+    assert rig.stage.take(4) == B and rig.writing.recalled_total == 1
 
 
 async def test_a_recall_stops_a_campaign_that_is_being_delivered(

@@ -277,3 +277,24 @@ def test_a_wheel_is_a_dict_of_deadlines(
         assert [model[row] for row in due] == sorted(model[row] for row in due), "earlier first"
         for row in due:
             del model[row]
+
+
+def test_who_watches_hears_whose_rows_have_left() -> None:
+    table = Table(8)
+    for fd in (1, 2, 3):
+        table.add(fd)
+        table.open(fd, fd, fd)
+    with table.watched() as left, table.watched() as other:
+        assert left == {}
+        table.remove(1)
+        table.add(1)
+        table.open(1, 30, 4)
+        table.remove(1)
+        assert left == other == {1: 1}, "it is another's row meanwhile"
+        table.leave(2)
+        table.add(4)
+        table.open(4, 3, 5)
+        assert left == {1: 1, 2: 2, 3: 3}
+    table.remove(3)
+    table.remove(4)
+    assert left == {1: 1, 2: 2, 3: 3} and table._watchers == []
