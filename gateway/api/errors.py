@@ -24,6 +24,7 @@ class Errno(IntEnum):
     ITEMS = 40010
     NAME = 40011
     SHAPE = 40012
+    NOT_HTTP = 40013
     NO_KEY = 40101
     WRONG_KEY = 40102
     NO_ROUTE = 40400
@@ -34,11 +35,13 @@ class Errno(IntEnum):
     NO_ACCOUNT = 40405
     METHOD = 40501
     SLOW_BODY = 40801
+    SLOW_HEAD = 40802
     CONFLICT = 40901
     BODY_TOO_LARGE = 41301
     CONTENT_TOO_LARGE = 41302
     APP_RATE = 42901
     APP_QUOTA = 42902
+    HEAD_TOO_LARGE = 43101
     INTERNAL = 50001
     BUSY = 50301
     STORE_AWAY = 50302
@@ -47,6 +50,7 @@ class Errno(IntEnum):
     STARTING = 50305
     EDGES_AWAY = 50306
     LOG_FULL = 50307
+    CONNECTIONS = 50308
 
 
 class Meaning(NamedTuple):
@@ -94,6 +98,9 @@ MEANINGS: Final[dict[Errno, Meaning]] = {
         "INVALID_ARGUMENT",
         "the push cannot have this speed, holdout or collapse key; the message says what is allowed",
     ),
+    Errno.NOT_HTTP: Meaning(
+        "INVALID_ARGUMENT", "what came is no HTTP/1.1 request; the connection is closed"
+    ),
     Errno.NO_KEY: Meaning("UNAUTHENTICATED", "send the header Authorization: Bearer <API key>"),
     Errno.WRONG_KEY: Meaning("UNAUTHENTICATED", "this API key is not known here; check it"),
     Errno.NO_ROUTE: Meaning("NOT_FOUND", "there is no such address; /docs lists them"),
@@ -105,6 +112,10 @@ MEANINGS: Final[dict[Errno, Meaning]] = {
     Errno.METHOD: Meaning("UNIMPLEMENTED", "this address does not take this method"),
     Errno.SLOW_BODY: Meaning(
         "DEADLINE_EXCEEDED", "the request body did not arrive in time; send it again"
+    ),
+    Errno.SLOW_HEAD: Meaning(
+        "DEADLINE_EXCEEDED",
+        "request line and headers did not arrive in time; the connection is closed",
     ),
     Errno.CONFLICT: Meaning(
         "ALREADY_EXISTS",
@@ -124,6 +135,10 @@ MEANINGS: Final[dict[Errno, Meaning]] = {
         "the app has had its pushes of this day (UTC); nothing was taken, push again tomorrow",
         1000,
     ),
+    Errno.HEAD_TOO_LARGE: Meaning(
+        "OUT_OF_RANGE",
+        "request line and headers are over 32 KiB; the connection is closed",
+    ),
     Errno.INTERNAL: Meaning("INTERNAL", "a defect of the service; its log has the trace id"),
     Errno.BUSY: Meaning("UNAVAILABLE", "too many pushes wait for the store; send slower", 1000),
     Errno.STORE_AWAY: Meaning("UNAVAILABLE", "the store does not answer; try again", 1000),
@@ -137,6 +152,11 @@ MEANINGS: Final[dict[Errno, Meaning]] = {
         "UNAVAILABLE",
         "the log of a partition is full, since no dispatch node writes snapshots that shorten it; try again",
         5000,
+    ),
+    Errno.CONNECTIONS: Meaning(
+        "UNAVAILABLE",
+        "too many connections are open; keep few of them and use them again",
+        1000,
     ),
     Errno.EDGES_AWAY: Meaning(
         "UNAVAILABLE",

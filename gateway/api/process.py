@@ -11,7 +11,7 @@ import random
 import signal
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 import structlog
 import uvicorn
@@ -223,7 +223,7 @@ class _HttpServer(uvicorn.Server):
 def _uvicorn_config(service: Service) -> uvicorn.Config:
     return uvicorn.Config(
         build(service),
-        http="httptools",
+        http=cast(Any, service.doors.protocol),
         ws="none",
         lifespan="off",
         interface="asgi3",
