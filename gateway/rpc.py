@@ -37,6 +37,8 @@ __all__ = ["MAX_BODY", "Handler", "Method", "RpcClient", "RpcError", "RpcServer"
 _log = structlog.get_logger("columba.rpc")
 
 _NONCE: Final = 16
+_STRANGERS_BODY: Final = 64
+"""Of a frame from a peer that has not proved itself: a nonce and a proof fit, and nobody makes us gather more."""
 _MAX_OPEN: Final = 10_000
 _MAX_BUFFERED: Final = 32 * 1024 * 1024
 _RECONNECT_MIN_S: Final = 0.05
@@ -112,8 +114,9 @@ class RpcServer:
 class _Connection(asyncio.Protocol):
     """Bytes to frames and back, for both ends."""
 
-    def __init__(self) -> None:
-        self._frames = FrameBuffer(MAX_BODY)
+    def __init__(self, *, authenticated: bool) -> None:
+        self._authenticated = authenticated
+        self._frames = FrameBuffer(MAX_BODY if authenticated else _STRANGERS_BODY)
         self._queued: list[bytes] = []
         """Frames of this turn."""
         self._queued_bytes = 0
@@ -133,6 +136,10 @@ class _Connection(asyncio.Protocol):
 
     def on_frame(self, frame: Frame) -> None:
         raise NotImplementedError
+
+    def _trust(self) -> None:
+        self._authenticated = True
+        self._frames.limit = MAX_BODY
 
     def send(self, kind: int, body: bytes) -> None:
         """All that a turn of the loop sends goes out in one write: uvloop's transports make each write a system
@@ -164,9 +171,8 @@ class _Connection(asyncio.Protocol):
 
 class _ServerConnection(_Connection):
     def __init__(self, server: RpcServer, *, authenticated: bool) -> None:
-        super().__init__()
+        super().__init__(authenticated=authenticated)
         self._server = server
-        self._authenticated = authenticated
         self._nonce = secrets.token_bytes(_NONCE)
         self._open: set[asyncio.Future[bytes]] = set()
 
@@ -243,7 +249,7 @@ class _ServerConnection(_Connection):
         if kind != PROOF or not hmac.compare_digest(proof, expected):
             self._server.refused_total += 1
             raise RemoteProtocolError("rpc peer without the secret", CloseCode.PROTOCOL_ERROR)
-        self._authenticated = True
+        self._trust()
         self.send(PROOF, _proof(self._server.secret, b"server", theirs, self._nonce))
 
 
@@ -373,10 +379,9 @@ class RpcClient:
 
 class _ClientConnection(_Connection):
     def __init__(self, client: RpcClient, ended: asyncio.Event, *, authenticated: bool) -> None:
-        super().__init__()
+        super().__init__(authenticated=authenticated)
         self._client = client
         self._ended = ended
-        self._authenticated = authenticated
         self._nonce = secrets.token_bytes(_NONCE)
         self._theirs = b""
 
@@ -421,7 +426,7 @@ class _ClientConnection(_Connection):
         expected = _proof(secret, b"server", self._nonce, self._theirs)
         if kind != PROOF or not hmac.compare_digest(body, expected):
             raise RemoteProtocolError("rpc server without the secret", CloseCode.PROTOCOL_ERROR)
-        self._authenticated = True
+        self._trust()
         self._client.established()
 
 

@@ -111,15 +111,16 @@ class FrameBuffer:
     Holds at most one incomplete frame, so never more than `limit` bytes and a header.
     """
 
-    __slots__ = ("_limit", "_rest")
+    __slots__ = ("_rest", "limit")
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
+        """Bytes of a body; may be changed for what is fed from then on."""
         self._rest = b""
 
     def feed(self, chunk: bytes) -> list[Frame]:
         """The frames that `chunk` completes, in order; see `split` for errors."""
         buffer = self._rest + chunk if self._rest else chunk
-        frames, used = split(buffer, self._limit)
+        frames, used = split(buffer, self.limit)
         self._rest = buffer[used:]
         return frames

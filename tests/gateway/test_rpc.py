@@ -249,6 +249,27 @@ async def test_a_request_before_the_proof_is_refused() -> None:
         await hang_up(writer)
 
 
+async def test_a_stranger_makes_nobody_gather_a_large_frame() -> None:
+    async with serving("tcp:127.0.0.1:0", Desk()) as server:
+        host, port = server.address.removeprefix("tcp:").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        head = encode(REQUEST, b"x" * 1000)[:5]
+        writer.write(head)  # and the rest never comes
+        await reader.readexactly(2 + 16)
+        async with asyncio.timeout(2):
+            assert await reader.read() == b"", (
+                "it is closed before the time to prove oneself is over"
+            )
+        writer.close()
+
+
+async def test_who_has_proved_himself_may_say_a_lot() -> None:
+    async with serving("tcp:127.0.0.1:0", Desk()) as server, client_of(server.address) as client:
+        await client.wait_up()
+        large = b"x" * 300_000
+        assert await client.call(Method.COUNTS, large, 5) == large
+
+
 async def test_a_proof_seen_on_the_wire_opens_no_second_connection() -> None:
     seen = bytearray()
 
