@@ -152,7 +152,8 @@ class Api(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     rpc_listen: str = ""
     """host:port for internal services on other machines; empty: a unix socket in the data directory."""
     connections_max: Positive = 4096
-    """HTTP connections at once, and no more than half of the descriptors; beyond it one is answered 503 and closed."""
+    """HTTP connections at once, and no more than half of the descriptors; one more closes the oldest idle one, and is
+    answered 503 where all are busy."""
     max_body: Positive = 1024 * 1024
     """A request body over this is refused with 413, bytes."""
     max_devices: Positive = 10_000

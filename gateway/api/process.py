@@ -223,7 +223,7 @@ class _HttpServer(uvicorn.Server):
 def _uvicorn_config(service: Service) -> uvicorn.Config:
     return uvicorn.Config(
         build(service),
-        http=cast(Any, service.doors.protocol),
+        http=cast(Any, service.connections.protocol),
         ws="none",
         lifespan="off",
         interface="asgi3",

@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from gateway.api.audiences import encoded, settle
 from gateway.api.budget import Budget
 from gateway.api.census import Census, Entry
-from gateway.api.connections import Doors
+from gateway.api.connections import HttpConnections
 from gateway.api.errors import ApiError, Errno
 from gateway.api.intake import Intake
 from gateway.api.nodes import Nodes
@@ -67,7 +67,7 @@ class Service:
         self.draining = False
         self.bodies = Budget(max(body_bytes, config.api.max_body))
         self.requests = Counter("columba_http_requests_total", "route", "status")
-        self.doors = Doors(config.api.connections_max, self.requests.add)
+        self.connections = HttpConnections(config.api.connections_max, self.requests.add)
         self.law_broken_total = 0
 
     def parts(self) -> dict[str, bool]:
@@ -104,7 +104,7 @@ class Service:
         yield from process_samples()
         yield from self.requests.samples()
         yield "columba_law_broken_total", {}, self.law_broken_total
-        yield from queue_samples("http_connections", self.doors.open, self.doors.limit)
+        yield from queue_samples("http_connections", len(self.connections), self.connections.limit)
         yield from queue_samples("body_bytes", self.bodies.used, self.bodies.limit)
         if self.rpc is not None:
             yield "columba_rpc_requests_total", {}, self.rpc.requests_total

@@ -24,7 +24,8 @@ _SLICE_S: Final = 0.001
 _QUANTUM: Final = 1
 """Strides that the low lane may use in a round: a high deliver waits for one stride of a campaign."""
 _JOINED: Final = 16
-"""Delivers in one sweep: none of them is answered before the last row of all."""
+"""Delivers in one sweep: none of them is answered before the last row of all, and a node waits for answers before it
+sends more. By default there are as many partitions."""
 
 
 class _Job(NamedTuple):
@@ -154,17 +155,14 @@ class Delivery:
                 break
             priority, _ = found
             self._jobs.charge(priority, 1)
-            if priority not in self._under_way:
-                joined = self._joined(priority)
-                self._under_way[priority] = self._writing.work(joined), len(joined)
-            work, count = self._under_way[priority]
             try:
-                next(work)
+                next(self._begun(priority))
             except StopIteration as done:
                 self._end(priority, done.value)
                 if priority == HIGH:
                     self._reactor.flush()  # it need not wait for the rest of the slice
             except Exception as error:  # one malformed deliver must not stop those behind it
+                _, count = self._under_way.get(priority, (None, 1))
                 self._end(priority, [error] * count)
         self._reactor.flush()
         self._left_s = _SLICE_S
@@ -172,6 +170,13 @@ class Delivery:
             asyncio.get_running_loop().call_soon(self._turn)
         else:
             self._scheduled = False
+
+    def _begun(self, priority: int) -> Work:
+        """What is under way in a lane; if nothing is, what waits there comes to be."""
+        if priority not in self._under_way:
+            joined = self._joined(priority)
+            self._under_way[priority] = self._writing.work(joined), len(joined)
+        return self._under_way[priority][0]
 
     def _joined(self, priority: int) -> list[rpc_pb2.Deliver]:
         """The first deliver of a lane, and those right behind it that can share its sweep."""
@@ -189,7 +194,7 @@ class Delivery:
 
     def _end(self, priority: int, answers: Sequence[bytes | Exception]) -> None:
         """Of what is under way in a lane, from its first deliver on."""
-        del self._under_way[priority]
+        self._under_way.pop(priority, None)
         for answer in answers:
             job = self._done(priority)
             if job.answer.done():

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
 import pytest
@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.api import connections as connections_module
 from gateway.api import listen
-from gateway.api.connections import HEAD_BYTES, Doors, Gathered
+from gateway.api.connections import HEAD_BYTES, Gathered, HttpConnections
 from gateway.config import Api
 
 ASK = b"GET /%s HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -24,13 +24,22 @@ class Server:
 
     def __init__(self, limit: int) -> None:
         self.answered: Counter[tuple[str, str]] = Counter()
-        self.doors = Doors(limit, lambda route, status: self.answered.update([(route, status)]))
+        self.connections = HttpConnections(limit, self.count)
+        self.heard: list[str] = []
         self.may_go = asyncio.Event()
         self.port = 0
 
+    def count(self, route: str, status: str) -> None:
+        self.answered[route, status] += 1
+
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await receive()
         path = scope["path"].encode()
+        if path != b"/early":
+            while (message := await receive()).get("more_body"):
+                pass
+            self.heard.append(message["type"])
+            if message["type"] == "http.disconnect":
+                return
         if path == b"/wait":
             await self.may_go.wait()
         length = str(len(path)).encode()
@@ -49,7 +58,7 @@ class Server:
         self.port = listener.getsockname()[1]
         config = uvicorn.Config(
             self.app,
-            http=cast(Any, self.doors.protocol),
+            http=cast(Any, self.connections.protocol),
             ws="none",
             interface="asgi3",
             proxy_headers=False,
@@ -106,7 +115,7 @@ class Client(asyncio.Protocol):
     async def refusal(self) -> tuple[int, dict[str, Any]]:
         """(status, error) of an answer behind which the connection is closed."""
         async with asyncio.timeout(5):
-            await self.closed.wait()
+            await self.closed.wait()  # at once behind it, or when we have closed our side
         head, _, body = b"".join(self.chunks).partition(b"\r\n\r\n")
         assert b"connection: close" in head
         assert f"content-length: {len(body)}".encode() in head
@@ -122,27 +131,68 @@ async def test_head_and_body_of_an_answer_come_together() -> None:
         client.transport.close()
 
 
+async def until(good: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not good():
+            await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All times are over at the next look, and that is soon."""
+    monkeypatch.setattr(connections_module, "SWEEP_S", 0.01)
+    for name in ("HEAD_S", "BODY_S", "_LINGER_S"):
+        monkeypatch.setattr(connections_module, name, 0.0)
+
+
 async def test_one_too_many_is_answered_and_closed() -> None:
     async with Server(2).running() as server:
-        first, _second = await server.dial(), await server.dial()
-        status, error = await (await server.dial()).refusal()
+        busy = [await server.dial(), await server.dial()]
+        for client in busy:
+            client.say(ASK % b"wait")
+        await until(lambda: len(server.heard) == 2)
+        client = await server.dial()
+        client.say(ASK % b"never")
+        status, error = await client.refusal()
         assert status == 503 and error["errno"] == 50308 and error["retry"]["after_ms"] > 0
-        assert server.answered == {("connection", "503"): 1}
-        first.say(ASK % b"still")
-        assert b"200 OK" in await first.hears()
-        first.transport.close()
-        async with asyncio.timeout(5):
-            while server.doors.open != 1:
-                await asyncio.sleep(0)
-        again = await server.dial()
-        again.say(ASK % b"again")
-        assert b"200 OK" in await again.hears()
+        assert server.answered == {("connection", "503"): 1} and len(server.heard) == 2
+        server.may_go.set()
+        for client in busy:
+            assert b"200 OK" in await client.hears()
+
+
+async def test_where_there_is_no_room_the_oldest_idle_one_makes_it() -> None:
+    async with Server(3).running() as server:
+        busy, first, second = [await server.dial() for _ in range(3)]
+        busy.say(ASK % b"wait")
+        await until(lambda: server.heard)
+        newest = await server.dial()
+        newest.say(ASK % b"new")
+        assert b"200 OK" in await newest.hears()
+        await until(first.closed.is_set)
+        assert not second.closed.is_set() and not busy.closed.is_set()
+        assert server.answered == {("connection", "closed"): 1}
+        server.may_go.set()
+
+
+async def test_refused_ones_linger_in_no_large_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections_module, "_LINGERING", 1)
+    async with Server(1).running() as server:
+        busy = await server.dial()
+        busy.say(ASK % b"wait")
+        await until(lambda: server.heard)
+        for _ in range(5):
+            assert (await (await server.dial()).refusal())[0] == 503
+        await until(lambda: len(server.connections) <= 2)
+        server.may_go.set()
 
 
 async def test_a_head_without_an_end_is_refused() -> None:
     async with Server(9).running() as server:
         client = await server.dial()
-        client.say(b"GET / HTTP/1.1\r\nx: " + b"y" * HEAD_BYTES)
+        client.say(b"GET / HTTP/1.1\r\nx: y")
+        await asyncio.sleep(0.01)
+        client.say(b"y" * (HEAD_BYTES + 1))
         status, error = await client.refusal()
         assert (status, error["errno"]) == (431, 43101)
 
@@ -151,13 +201,17 @@ async def test_a_large_head_and_a_large_body_are_taken() -> None:
     async with Server(9).running() as server:
         client = await server.dial()
         client.say(b"POST /a HTTP/1.1\r\nx: " + b"y" * (HEAD_BYTES // 2))
-        await asyncio.sleep(0)
-        client.say(b"\r\ncontent-length: 99999\r\n\r\n" + b"z" * 99_999)
+        await asyncio.sleep(0.01)
+        client.say(b"\r\ncontent-length: 99999\r\n\r\n" + b"z" * 50_000)
+        await asyncio.sleep(0.01)
+        client.say(b"z" * 49_999 + b"GET")  # the body does not count for the head behind it
+        assert b"200 OK" in await client.hears()
+        client.say(b" /b HTTP/1.1\r\n\r\n")
         assert b"200 OK" in await client.hears()
 
 
-async def test_a_slow_head_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections_module, "HEAD_S", 0.05)
+@pytest.mark.usefixtures("hurried")
+async def test_a_slow_head_is_refused() -> None:
     async with Server(9).running() as server:
         client = await server.dial()
         client.say(b"GET / HT")
@@ -166,25 +220,78 @@ async def test_a_slow_head_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         assert server.answered == {("connection", "408"): 1}
 
 
-async def test_a_head_in_pieces_has_its_time_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections_module, "HEAD_S", 0.2)
+@pytest.mark.usefixtures("hurried")
+async def test_a_body_that_does_not_come_is_refused() -> None:
     async with Server(9).running() as server:
         client = await server.dial()
-        client.say(b"GET /wait HTTP/1.1\r\n")
+        client.say(b"POST / HTTP/1.1\r\ncontent-length: 9\r\n\r\n")
+        status, error = await client.refusal()
+        assert (status, error["errno"]) == (408, 40801)
+        await until(lambda: server.heard == ["http.disconnect"])
+        await until(lambda: not len(server.connections))
+
+
+@pytest.mark.usefixtures("hurried")
+async def test_the_time_of_a_request_is_not_that_of_its_head() -> None:
+    async with Server(9).running() as server:
+        client = await server.dial()
+        client.say(ASK % b"wait")
         await asyncio.sleep(0.05)
-        client.say(b"host: x\r\n\r\n")
-        await asyncio.sleep(0.3)
         server.may_go.set()
-        assert b"200 OK" in await client.hears(), "the time of a request is not that of its head"
+        assert b"200 OK" in await client.hears()
+        client.say(ASK % b"next")
+        assert b"200 OK" in await client.hears()
 
 
-async def test_who_says_nothing_is_closed_in_silence() -> None:
+@pytest.mark.parametrize("said", [b"", b"\r\n"], ids=["nothing", "line-ends"])
+@pytest.mark.usefixtures("hurried")
+async def test_who_asks_nothing_is_closed_in_silence(said: bytes) -> None:
     async with Server(9).running(keep_alive_s=0) as server:
         client = await server.dial()
-        async with asyncio.timeout(5):
-            await client.closed.wait()
+        client.say(said)
+        await until(client.closed.is_set)
         assert client.chunks == [] and not server.answered
-        assert server.doors.open == 0
+        assert len(server.connections) == 0
+
+
+async def test_line_ends_without_an_end_are_refused() -> None:
+    async with Server(9).running() as server:
+        client = await server.dial()
+        client.say(b"\r\n" * HEAD_BYTES)
+        assert (await client.refusal())[0] == 431
+
+
+@pytest.mark.usefixtures("hurried")
+async def test_the_rest_of_a_body_that_was_answered_early_has_its_time_too() -> None:
+    async with Server(9).running() as server:
+        client = await server.dial()
+        client.say(b"POST /early HTTP/1.1\r\ncontent-length: 1000\r\n\r\nx")
+        assert b"200 OK" in await client.hears()
+        client.say(b"y")
+        await until(client.closed.is_set)
+        assert client.chunks == [] and not server.answered
+
+
+async def test_a_body_that_was_answered_early_is_read_to_its_end() -> None:
+    async with Server(9).running() as server:
+        client = await server.dial()
+        client.say(b"POST /early HTTP/1.1\r\ncontent-length: 4\r\n\r\nx")
+        assert b"200 OK" in await client.hears()
+        client.say(b"yzz" + ASK % b"next")
+        assert (await client.hears()).endswith(b"/next")
+
+
+async def test_trailers_are_passed_over_and_bounded() -> None:
+    async with Server(9).running() as server:
+        client = await server.dial()
+        begin = b"POST /a HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n"
+        client.say(begin + b"a: b\r\n\r\n")
+        assert (await client.hears()).endswith(b"/a")
+        client.say(begin)
+        for _ in range(3):
+            await asyncio.sleep(0.01)
+            client.say(b"c: d\r\n" * (HEAD_BYTES // 12))
+        assert (await client.refusal())[0] == 431
 
 
 async def test_what_is_no_http_is_told_so() -> None:
@@ -195,20 +302,42 @@ async def test_what_is_no_http_is_told_so() -> None:
         assert (status, error["errno"]) == (400, 40013)
 
 
+async def test_a_body_that_is_no_http_ends_its_request() -> None:
+    async with Server(9).running() as server:
+        client = await server.dial()
+        client.say(b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n")
+        status, error = await client.refusal()
+        assert (status, error["errno"]) == (400, 40013)
+        await until(lambda: server.heard == ["http.disconnect"])
+        await until(lambda: not len(server.connections))
+
+
 async def test_an_answer_under_way_comes_before_the_end() -> None:
     """What a push has done is told, whatever comes behind it on the connection."""
     async with Server(9).running() as server:
         client = await server.dial()
         client.say(ASK % b"wait")
-        await asyncio.sleep(0.01)
+        await until(lambda: server.heard)
         client.say(b"nonsense\r\n\r\n")
-        await asyncio.sleep(0.01)
+        client.say(ASK % b"late")
+        await asyncio.sleep(0.02)
         assert not client.closed.is_set()
         server.may_go.set()
         assert b"200 OK" in await client.hears()
-        async with asyncio.timeout(5):
-            await client.closed.wait()
-        assert client.chunks == []
+        await until(client.closed.is_set)
+        assert client.chunks == [] and len(server.heard) == 1
+
+
+async def test_requests_behind_each_other_are_answered_in_order() -> None:
+    async with Server(9).running() as server:
+        client = await server.dial()
+        client.say(ASK % b"wait" + ASK % b"b" + ASK % b"c")
+        await until(lambda: server.heard)
+        server.may_go.set()
+        heard = b""
+        while not heard.endswith(b"/c"):
+            heard += await client.hears()
+        assert heard.index(b"/wait") < heard.index(b"/b") < heard.index(b"/c")
 
 
 class Transport(asyncio.Transport):

@@ -192,6 +192,60 @@ async def test_rows_that_leave_under_it(monkeypatch: pytest.MonkeyPatch, restart
     assert table._watchers == []
 
 
+async def test_a_recall_frame_follows_a_device_to_its_new_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody sends it again, and a WELCOME may have been too early to tell of it."""
+    one_row_a_turn(monkeypatch)
+    rig, output = three_partitions()
+    waiting = rig.queued(deliver(0, (recall_frame(9), EVERYBODY), restart=False))
+    while len(output.strides) < 3:
+        await asyncio.sleep(0)
+    rig.stage.table.remove(31)
+    row(rig, 40, 0, 7)
+    assert await refused(waiting) == [[]]
+    assert set(output.out) == {10, 13, 16, 19, 22, 25, 28, 40}
+
+
+async def test_a_restart_holds_for_those_behind_it_when_it_is_recalled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one_row_a_turn(monkeypatch)
+    rig, output = three_partitions()
+    rig.stage.table.begin_anew(0, 7)
+    first = rpc_pb2.Delivery(frame=A, push_id=1, bitmap=EVERYBODY, restart=True)
+    waiting = rig.queued(request(0, first, rpc_pb2.Delivery(frame=B, push_id=2, bitmap=EVERYBODY)))
+    while len(output.strides) < 3:
+        await asyncio.sleep(0)
+    rig.stage.sessions.recall([Recall(1, 1, NOW_MS + 1000)])
+    assert await refused(waiting) == [[]]
+    assert output.out[31] == B
+
+
+async def test_what_is_recalled_before_it_begins_costs_no_look_at_its_rows() -> None:
+    rig, output = three_partitions()
+    rig.stage.sessions.recall([Recall(1, 1, NOW_MS + 1000)])
+    one = rpc_pb2.Delivery(frame=A, push_id=1, bitmap=bitmap(*range(9)))
+    assert await refused(*(rig.queued(request(p, one)) for p in range(3))) == [[]] * 3
+    assert output.strides == [] and rig.writing.recalled_total == 3
+
+
+async def test_a_defect_in_front_of_others_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig, output = three_partitions()
+    whole = writing_module.to_many
+
+    def broken(request: rpc_pb2.Deliver) -> list[tuple[int, bytes]]:
+        if request.partition == 0:
+            raise KeyError("a defect")
+        return whole(request)
+
+    monkeypatch.setattr(delivery_module, "to_many", broken)
+    waiting = [rig.queued(deliver(p, (A, EVERYBODY), restart=False)) for p in range(3)]
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert isinstance(results[0], KeyError) and results[1:] == [b"", b""]
+    assert len(output.strides) == 1
+
+
 async def test_a_recall_in_the_middle_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     one_row_a_turn(monkeypatch)
     rig, output = three_partitions()
