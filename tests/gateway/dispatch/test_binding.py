@@ -19,7 +19,7 @@ from gateway.store.client import Store
 from gateway.store.log import Entry
 from protocol.schema import log_pb2, rpc_pb2
 from tests.gateway.dispatch import records
-from tests.gateway.dispatch.nodes import Running, config, content, hasten, running
+from tests.gateway.dispatch.nodes import SHORT_LEASE_S, Running, config, content, hasten, running
 from tests.gateway.dispatch.records import Log
 from tests.gateway.dispatch.scripted_edge import ScriptedEdge
 from tests.gateway.store.valkey import log_of, until
@@ -311,7 +311,7 @@ async def test_an_owner_whose_lease_ran_out_answers_nothing(
     store: Store, edge: ScriptedEdge
 ) -> None:
     async with AsyncExitStack() as stack:
-        owner = await stack.enter_async_context(running(store))
+        owner = await stack.enter_async_context(running(store, config(lease_s=SHORT_LEASE_S)))
         await owner.live()
         await edge.connect(0)
         await change_lists(owner, add("u1", 1))

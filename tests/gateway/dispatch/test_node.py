@@ -20,7 +20,15 @@ from gateway.store.pushes import PushRecord
 from protocol.ids import SEVERAL, device_id
 from protocol.schema import log_pb2, rpc_pb2
 from tests.gateway.dispatch import records
-from tests.gateway.dispatch.nodes import DISPATCH, Running, config, content, hasten, running
+from tests.gateway.dispatch.nodes import (
+    DISPATCH,
+    SHORT_LEASE_S,
+    Running,
+    config,
+    content,
+    hasten,
+    running,
+)
 from tests.gateway.dispatch.records import app_of, known
 from tests.gateway.dispatch.scripted_edge import Got, ScriptedEdge
 from tests.gateway.store.valkey import log_of, until
@@ -257,7 +265,7 @@ async def test_a_node_whose_lease_ran_out_answers_and_sends_nothing_and_another_
     store: Store, edge: ScriptedEdge
 ) -> None:
     async with AsyncExitStack() as stack:
-        first = await stack.enter_async_context(running(store))
+        first = await stack.enter_async_context(running(store, config(lease_s=SHORT_LEASE_S)))
         await edge.connect(0)
         await push(store, FIRST, 0)
         await until(lambda: edge.got)
@@ -324,7 +332,7 @@ async def test_partitions_go_to_a_node_that_joins_and_back_when_it_leaves(store:
 async def test_a_dead_nodes_number_is_freed_by_those_who_may_judge(store: Store) -> None:
     for role in ("node", "api"):
         await Lease.take(store, StoreClock(), role, 0.01, {})
-    async with running(store) as owner:
+    async with running(store, config(lease_s=SHORT_LEASE_S)) as owner:
         assert owner.lease.identity.number == 2
         await until(
             lambda: {h.identity for h in owner.node.roster.holders} == {owner.lease.identity}

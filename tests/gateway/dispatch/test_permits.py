@@ -19,7 +19,7 @@ from gateway.store.client import Store
 from protocol.ids import SEVERAL
 from protocol.schema import log_pb2, rpc_pb2
 from tests.gateway.dispatch import records
-from tests.gateway.dispatch.nodes import Running, config, content, hasten, running
+from tests.gateway.dispatch.nodes import SHORT_LEASE_S, Running, config, content, hasten, running
 from tests.gateway.dispatch.scripted_edge import ScriptedEdge
 from tests.gateway.store.valkey import log_of, until
 
@@ -186,7 +186,7 @@ async def test_a_new_owner_deals_only_when_no_earlier_one_can(
 
 
 async def test_who_owns_nothing_or_has_lost_its_lease_grants_nothing(store: Store) -> None:
-    async with running(store) as owner:
+    async with running(store, config(lease_s=SHORT_LEASE_S)) as owner:
         await owner.live()
         await owner.crash()
         for place in (1, 0):
@@ -294,7 +294,7 @@ async def test_a_push_in_one_partition_is_decided_about_there_alone(store: Store
 async def test_decisions_that_make_no_sense_or_come_to_the_wrong_node_are_refused(
     store: Store,
 ) -> None:
-    async with running(store) as owner:
+    async with running(store, config(lease_s=SHORT_LEASE_S)) as owner:
         await owner.live()
         for action in (0, 9):
             with pytest.raises(RpcError, match="invalid"):
