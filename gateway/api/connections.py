@@ -5,7 +5,7 @@ how long a head, a body or a next request may take. And with one write for an an
 import asyncio
 import math
 import resource
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from enum import Enum, auto
 from http import HTTPStatus
 from typing import Any, Final
@@ -236,18 +236,17 @@ class Gathered(asyncio.Transport):
         self._loop = loop
         self._queued: list[bytes] = []
         self._size = 0
+        self._ended = False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._ended:
+            return  # an application that has not heard of our end yet
         if not self._queued:
             self._loop.call_soon(self._flush)
         self._queued.append(bytes(data))
         self._size += len(data)
         if self._size > _WRITE_BYTES:
             self._flush()
-
-    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
-        for data in list_of_data:
-            self.write(data)
 
     def _flush(self) -> None:
         queued, self._queued, self._size = self._queued, [], 0
@@ -260,10 +259,8 @@ class Gathered(asyncio.Transport):
 
     def write_eof(self) -> None:
         self._flush()
+        self._ended = True
         self._transport.write_eof()
-
-    def can_write_eof(self) -> bool:
-        return self._transport.can_write_eof()
 
     def abort(self) -> None:
         self._transport.abort()
@@ -279,6 +276,3 @@ class Gathered(asyncio.Transport):
 
     def resume_reading(self) -> None:
         self._transport.resume_reading()
-
-    def get_write_buffer_size(self) -> int:
-        return self._size + self._transport.get_write_buffer_size()

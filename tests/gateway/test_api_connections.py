@@ -344,7 +344,7 @@ class Transport(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.written: list[bytes] = []
-        self.closed = False
+        self.closed = self.ended = False
 
     def write(self, data: Any) -> None:
         self.written.append(bytes(data))
@@ -352,26 +352,38 @@ class Transport(asyncio.Transport):
     def close(self) -> None:
         self.closed = True
 
+    def write_eof(self) -> None:
+        self.ended = True
+
     def is_closing(self) -> bool:
         return self.closed
-
-    def get_write_buffer_size(self) -> int:
-        return 1
 
 
 async def test_writes_of_a_turn_are_one() -> None:
     below = Transport()
     gathered = Gathered(below, asyncio.get_running_loop())
     gathered.write(b"a")
-    gathered.writelines([b"b", memoryview(b"c")])
-    assert below.written == [] and gathered.get_write_buffer_size() == 4
+    gathered.write(memoryview(b"bc"))
+    assert below.written == []
     await asyncio.sleep(0)
-    assert below.written == [b"abc"] and gathered.get_write_buffer_size() == 1
+    assert below.written == [b"abc"]
     gathered.write(b"d" * 70_000)
     assert len(below.written) == 2, "too much to wait"
     gathered.write(b"e")
-    gathered.close()
-    assert below.written[2:] == [b"e"] and below.closed
+    gathered.write_eof()
     gathered.write(b"f")
     await asyncio.sleep(0)
-    assert len(below.written) == 3
+    assert below.written[2:] == [b"e"] and below.ended
+    gathered.close()
+    assert below.closed
+
+
+async def test_what_is_written_is_out_before_it_is_closed() -> None:
+    below = Transport()
+    gathered = Gathered(below, asyncio.get_running_loop())
+    gathered.write(b"a")
+    gathered.close()
+    assert below.written == [b"a"] and below.closed
+    gathered.write(b"b")
+    await asyncio.sleep(0)
+    assert below.written == [b"a"]
