@@ -1,6 +1,5 @@
 """Request bodies: read within a limit and a budget, decoded with one kind of error."""
 
-import asyncio
 import re
 from typing import Final, Self, TypeVar
 
@@ -13,8 +12,6 @@ from gateway.api.errors import ApiError, Errno
 
 T = TypeVar("T")
 
-BODY_S: Final = 30.0
-"""A body that has begun to come must be there after so long: until then it takes room from others'."""
 _DIGITS: Final = re.compile(rb"[0-9]{1,18}")
 
 
@@ -43,13 +40,9 @@ class Body:
         if not more:  # most pushes
             return first
         body = bytearray(first)
-        try:
-            async with asyncio.timeout(BODY_S):
-                while more:
-                    chunk, more = await self._chunk(receive)
-                    body += chunk
-        except TimeoutError:
-            raise ApiError(Errno.SLOW_BODY) from None
+        while more:
+            chunk, more = await self._chunk(receive)
+            body += chunk
         return bytes(body)
 
     async def _chunk(self, receive: Receive) -> tuple[bytes, bool]:

@@ -19,7 +19,7 @@ HEAD_BYTES: Final = 32 * 1024
 HEAD_S: Final = 10.0
 """From the first byte of a request to the end of its headers."""
 BODY_S: Final = 30.0
-"""From there to the end of its body, also of one that nobody waits for any more."""
+"""From there to the end of its body: until then it takes room from others'. Also of one that nobody waits for."""
 _UNDER_WAY_S: Final = 60.0
 """For the answers that are owed when no more is read from a connection."""
 _LINGER_S: Final = 1.0

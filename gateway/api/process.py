@@ -15,11 +15,13 @@ from typing import Any, Final, cast
 
 import structlog
 import uvicorn
+from starlette.types import ASGIApp
 
 from gateway import datadir
 from gateway.api import listen
 from gateway.api.app import build
 from gateway.api.census import Census
+from gateway.api.connections import HttpConnections
 from gateway.api.intake import Intake
 from gateway.api.nodes import Nodes
 from gateway.api.peers import Peers
@@ -87,7 +89,7 @@ class ApiProcess:
     async def serve(self, stop: asyncio.Event, ready: Ready) -> None:
         """Until `stop` is set. Raises ListenError, DeploymentError, or what ended a part of it."""
         listener = listen.bind(self._config.api)
-        http = _HttpServer(_uvicorn_config(self.service))
+        http = _HttpServer(uvicorn_config(build(self.service), self.service.connections))
         stopping = asyncio.create_task(stop.wait())
         serving = asyncio.create_task(http.serve(sockets=[listener]))
         working = asyncio.create_task(self._work(listen.url(listener), ready))
@@ -220,10 +222,10 @@ class _HttpServer(uvicorn.Server):
         yield
 
 
-def _uvicorn_config(service: Service) -> uvicorn.Config:
+def uvicorn_config(app: ASGIApp, connections: HttpConnections) -> uvicorn.Config:
     return uvicorn.Config(
-        build(service),
-        http=cast(Any, service.connections.protocol),
+        app,
+        http=cast(Any, connections.protocol),
         ws="none",
         lifespan="off",
         interface="asgi3",

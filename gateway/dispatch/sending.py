@@ -253,8 +253,7 @@ class Sending:
         push = self._partition.campaigns.get(push_id)
         if push is None or self._is_paused(push):
             return []
-        sends = self._split(push, self.held.take(push_id, count, now))
-        return sends
+        return self._split(push, self.held.take(push_id, count, now))
 
     # Questions.
 

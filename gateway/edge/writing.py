@@ -29,7 +29,7 @@ from protocol.schema import rpc_pb2
 _STRIDE: Final = 64
 """Rows between two looks at the clock."""
 _SWEEP: Final = 4096
-"""Rows that are looked up and sorted in one go: 0.7 ms."""
+"""Rows that are looked up and sorted in one go: 0.8 ms where their descriptors are in no order."""
 _TOGETHER_BYTES: Final = 8192
 """Messages to the same devices share a write up to this size: several of them fit the buffer of a socket."""
 _MESSAGE: Final = bytes((Kind.MESSAGE,))
@@ -146,7 +146,7 @@ class Writing:
         rows = chain.from_iterable(map(self._rows(p).get, devices) for p, devices in here.items())
         while any(kept.values()) and (chunk := list(islice(rows, _SWEEP))):
             fds = [fd for fd in chunk if fd is not None]
-            self.gone_total += (len(chunk) - len(fds)) * len(kept[p])
+            self.gone_total += (len(chunk) - len(fds)) * max(map(len, kept.values()))
             yield from self._sweep(fds, kept, first_of)
             kept = self._not_recalled(kept)
 

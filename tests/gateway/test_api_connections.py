@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from gateway.api import connections as connections_module
 from gateway.api import listen
 from gateway.api.connections import HEAD_BYTES, Gathered, HttpConnections
+from gateway.api.process import uvicorn_config
 from gateway.config import Api
 
 ASK = b"GET /%s HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -56,18 +57,8 @@ class Server:
     async def running(self, keep_alive_s: int = 75) -> AsyncIterator["Server"]:
         listener = listen.bind(Api(listen="127.0.0.1:0"))
         self.port = listener.getsockname()[1]
-        config = uvicorn.Config(
-            self.app,
-            http=cast(Any, self.connections.protocol),
-            ws="none",
-            interface="asgi3",
-            proxy_headers=False,
-            lifespan="off",
-            log_config=None,
-            timeout_keep_alive=keep_alive_s,
-            server_header=False,
-            date_header=False,
-        )
+        config = uvicorn_config(self.app, self.connections)
+        config.timeout_keep_alive = keep_alive_s
         config.load()
         server = uvicorn.Server(config)
         server.lifespan = config.lifespan_class(config)

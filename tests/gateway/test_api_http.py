@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gateway import audience
-from gateway.api import bodies as bodies_module
+from gateway.api import connections as connections_module
 from gateway.api.audiences import encoded
 from gateway.api.errors import Errno
 from gateway.api.intake import WAITING_BYTES
@@ -371,13 +371,13 @@ def test_bodies_being_read_are_bounded(scene: Scene, monkeypatch: pytest.MonkeyP
 def test_a_body_that_takes_too_long_gives_its_room_back(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bodies_module, "BODY_S", 0.2)
+    monkeypatch.setattr(connections_module, "BODY_S", 0.2)
     raw = json.dumps(good()).encode()
     with half_sent(scene, raw) as caller:
         response = http.client.HTTPResponse(caller)
         response.begin()
         assert json.loads(response.read())["error"]["errno"] == Errno.SLOW_BODY
-    assert scene.stage.service.bodies.used == 0
+    eventually(lambda: scene.stage.service.bodies.used == 0)
 
 
 def test_health_and_version(scene: Scene) -> None:
