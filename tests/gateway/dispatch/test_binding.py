@@ -352,6 +352,8 @@ async def test_what_is_queued_for_a_device_that_leaves_the_account_is_not_sent(
         await edge.connect(0, 2, 4)
         await until(lambda: owner.partition.app_of(2) and owner.node.links.up)
         owned, app = owner.node.owned[0], 1
+        # A device that is to be looked at is sent nothing before its look.
+        await until(lambda: not owned.waits_for_look)
         both = b'{"bound": "u1", "devices": ["0", "1"]}'
         for number, record in enumerate(
             (
