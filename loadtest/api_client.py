@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
-from loadtest.kept_http import KeptConnection
+from loadtest.kept_http import Answer, KeptConnection
 from loadtest.service import Service
 
 _TIMEOUT_S: Final = 30.0
@@ -125,18 +125,28 @@ class ApiClient:
             time.sleep(_AWAY_S)
         raise ApiFailed(f"{action}: {len(failed)} of {len(results)} failed, first {failed[0]}")
 
+    def metric(self, name: str) -> float:
+        """Sum of all samples of that name, of all processes, as GET /metrics says now. Raises ApiFailed."""
+        answer = self._ask("GET", "/metrics", None)
+        lines = answer.body.decode().splitlines()
+        samples = (line.rpartition(" ") for line in lines if line.startswith(name))
+        return sum(float(value) for of, _, value in samples if of.partition("{")[0] == name)
+
     def _patiently(
         self, method: str, path: str, body: Callable[[], bytes] | None = None
     ) -> dict[str, Any]:
         """`path` below the app's. Told to wait it does, some times. Raises ApiFailed."""
         for _ in range(_RETRIES):
             try:
-                return self._request(method, self._path + path, body() if body else None)
+                answer = self._ask(method, self._path + path, body() if body else None)
             except _Wait as wait:
                 time.sleep(wait.seconds)
+            else:
+                told_us: dict[str, Any] = json.loads(answer.body)
+                return told_us
         raise ApiFailed(f"the API told us to wait {_RETRIES} times", 503)
 
-    def _request(self, method: str, path: str, body: bytes | None) -> dict[str, Any]:
+    def _ask(self, method: str, path: str, body: bytes | None) -> Answer:
         try:
             self._connection.send(method, path, body, self._headers)
             answer = self._connection.answer()
@@ -148,8 +158,7 @@ class ApiClient:
         if answer.status not in (200, 202):
             said = answer.body[:500].decode(errors="replace")
             raise ApiFailed(f"{method} {path}: {answer.status} {said}", answer.status)
-        told_us: dict[str, Any] = json.loads(answer.body)
-        return told_us
+        return answer
 
     def __enter__(self) -> Self:
         return self

@@ -4,6 +4,8 @@ import time
 from contextlib import ExitStack
 from typing import Any, Final
 
+from loadtest.api_client import ApiClient
+from loadtest.control import ChildFailed
 from loadtest.fleet import Plan
 from loadtest.fleet_process import FleetProcess
 from loadtest.process_usage import cpu_ns
@@ -13,38 +15,40 @@ from loadtest.verdict import judge
 from loadtest.view import View
 
 _TIMEOUT_S: Final = 120.0
+_COUNTED_STEP_S: Final = 0.02
 _WARM_UP: Final = 2_000
 
 
 def measure_throughput(
     service: Service, pushes: int, devices: int, in_flight: int, view: View
 ) -> dict[str, Any]:
-    """`pushes_per_s` ends when the last receipt is acknowledged to its device, which is when it stands in the
-    log. Raises ChildFailed, and ValueError where the internal RPC is not known."""
+    """`pushes_per_s` ends when the last receipt is counted: no push is pending any more. Nobody else may push
+    meanwhile. Raises ChildFailed, ApiFailed, and ValueError where the internal RPC is not known."""
     if service.rpc is None:
         raise ValueError("the ready line of the service does not name its internal RPC")
     with ExitStack() as stack:
         fleet = stack.enter_context(FleetProcess(_plan(service, devices)))
         pusher = stack.enter_context(RpcPusher(service.rpc))
+        api = stack.enter_context(ApiClient(service))
         view.show("connecting", devices=devices)
         fleet.dial(range(devices))
         fleet.wait("open", devices, _TIMEOUT_S)
         ids = fleet.device_ids()
         view.show("warming up")
         warm = pusher.push(service.app, ids, _WARM_UP, in_flight)
-        fleet.wait("receipts_acked", len(warm["accepted"]), _TIMEOUT_S)
+        shown = len(warm["accepted"])
+        _wait_counted(fleet, api, shown)
         before = _cpu(service)
-        acked = fleet.counters()["receipts_acked"]
         view.show("pushing", pushes=pushes)
         began = time.monotonic()
         told = pusher.push(service.app, ids, pushes, in_flight)
         accepted = len(told["accepted"])
-        fleet.wait("receipts_acked", acked + accepted, _TIMEOUT_S)
+        _wait_counted(fleet, api, shown + accepted)
         seconds = time.monotonic() - began
         used = {role: ns - before[role] for role, ns in _cpu(service).items()}
-        shown = {push: [ids[row] for row in rows] for push, rows in fleet.shown().items()}
+        by_push = {push: [ids[row] for row in rows] for push, rows in fleet.shown().items()}
         all_of_them = [*warm["accepted"], *told["accepted"]]
-        verdict = judge({int(push): {device} for push, device in all_of_them}, shown)
+        verdict = judge({int(push): {device} for push, device in all_of_them}, by_push)
     return {
         "pushes": pushes,
         "devices": devices,
@@ -57,6 +61,16 @@ def measure_throughput(
         "strays": verdict.strays,
         **{f"{role}_cpu_us_per_push": round(ns / 1e3 / accepted, 1) for role, ns in used.items()},
     }
+
+
+def _wait_counted(fleet: FleetProcess, api: ApiClient, pushes: int) -> None:
+    """Until so many are on their devices, and the nodes have the receipts of all. Raises ChildFailed."""
+    deadline = time.monotonic() + _TIMEOUT_S
+    fleet.wait("shown", pushes, _TIMEOUT_S)
+    while left := api.metric("columba_pending_singles"):
+        if time.monotonic() >= deadline:
+            raise ChildFailed(f"{left:.0f} pushes are still pending after {_TIMEOUT_S:g} s")
+        time.sleep(_COUNTED_STEP_S)
 
 
 def _plan(service: Service, devices: int) -> Plan:

@@ -148,12 +148,7 @@ class EdgeProcess:
         self.registrar = Registrar(
             edge, self.store, is_row=self.table.is_row, answered=sessions.on_answer
         )
-        self.uplink = Uplink(
-            self.store,
-            limit=edge.receipts_max,
-            durable=sessions.on_durable,
-            busy=lambda: self.reactor.behind,
-        )
+        self.uplink = Uplink(self.store, limit=edge.receipts_max, durable=sessions.on_durable)
         self.departures = Departures(self.table, sessions)
         self.writing = Writing(self.table, self.reactor, sessions.early.hold, sessions.recalls)
         self.delivery = Delivery(self.writing, self.reactor)
@@ -359,6 +354,7 @@ class EdgeProcess:
             ("registrations", self.registrar.waiting, edge.registrations_max),
             ("receipts", self.uplink.receipts_waiting, edge.receipts_max),
             ("delivers", self.delivery.waiting, len(WEIGHTS) * Delivery.JOBS),
+            ("acknowledgements", len(self.reactor.postponed), self._descriptors),
             ("recalls", len(self.sessions.recalls), RECALLS_MAX),
         ):
             yield "columba_queue_items", {"queue": queue}, items

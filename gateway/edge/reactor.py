@@ -23,6 +23,7 @@ import structlog
 from gateway.edge.handling import Handler, Limits
 from gateway.edge.listeners import Listeners
 from gateway.edge.output import CONTROL, Item, Output
+from gateway.edge.postponed import Postponed
 
 _log = structlog.get_logger("columba.edge")
 
@@ -30,7 +31,6 @@ _READ: Final = 16 * 1024
 """Bytes of one read: a device seldom sends more than one small frame."""
 _EVENTS: Final = 32
 """Events of one turn: about 1 ms of work, then timers and RPC have their turn. A high push waits for two."""
-_JUST_NOW_S: Final = 0.01
 _LINGER_S: Final = 2.0
 _LINGERING: Final = 1024
 _IN: Final = select.EPOLLIN
@@ -67,7 +67,7 @@ class Reactor:
         """1 for the descriptor of a connection that stands; a set would cost 90 bytes a connection."""
         self.silent = False
         self.open_count = 0
-        self._behind_at = float("-inf")
+        self.postponed = Postponed(self._loop, self.send)
         self._lingering: dict[int, float] = {}
         self._flushing = False
         self._in_turn = False
@@ -101,6 +101,10 @@ class Reactor:
     def send(self, fd: int, data: bytes) -> None:
         """Queue an answer; all that one connection gets in a turn goes out in one write."""
         self.put(fd, Item(CONTROL, 0, data))
+
+    def postpone(self, fd: int, data: bytes) -> None:
+        """An answer that can wait for what else goes to this connection, and makes needless the one postponed before."""
+        self.postponed.put(fd, data)
 
     def offer(self, fd: int, message: Item) -> bool:
         """Queue a message; False, and nothing is queued, if the connection's output is full.
@@ -171,8 +175,11 @@ class Reactor:
         queued, self._queued = self._queued, {}
         write = os.write
         unsent = self._unsent
+        postponed = self.postponed
         self.writes_total += len(queued)
         for fd, items in queued.items():
+            if postponed and (late := postponed.take(fd)):
+                items.insert(0, Item(CONTROL, 0, late))
             if fd in unsent:
                 self._hold_more(fd, items)
                 continue
@@ -285,17 +292,10 @@ class Reactor:
         if self._is_open[fd]:
             self._watch(fd)
 
-    @property
-    def behind(self) -> bool:
-        """The connections had more to say just now than one turn reads."""
-        return self._loop.time() - self._behind_at < _JUST_NOW_S
-
     def _turn(self) -> None:
         accepting: list[socket.socket] = []
         self._in_turn = True
         events = self._epoll.poll(0, _EVENTS)
-        if len(events) == _EVENTS:
-            self._behind_at = self._loop.time()
         try:
             for fd, event in events:
                 listener = self._listeners.get(fd)
@@ -419,6 +419,7 @@ class Reactor:
         for fd in closing:
             self._handler.on_closed(fd)
             self._queued.pop(fd, None)
+            self.postponed.take(fd)
             self._unsent.pop(fd, None)
             self._moved_at.pop(fd, None)
             self._lingering.pop(fd, None)
@@ -429,6 +430,7 @@ class Reactor:
     def stop(self) -> None:
         """Close everything at once."""
         self._loop.remove_reader(self._epoll.fileno())
+        self.postponed.stop()
         self._listeners.close()
         for fd, is_open in enumerate(self._is_open):
             if is_open:

@@ -205,8 +205,10 @@ class Sessions:
         """A report stands in the log: acknowledge it, if the connection still stands."""
         fd = report.fd
         if self.table.generation[fd] == report.row:
-            ack = profile_ack if report.profile else receipt_ack
-            self.reactor.send(fd, ack(report.number))
+            if report.profile:
+                self.reactor.send(fd, profile_ack(report.number))
+            else:
+                self.reactor.postpone(fd, receipt_ack(report.number))
 
     # HELLO to WELCOME.
 

@@ -34,11 +34,7 @@ class Report(NamedTuple):
 
 
 _AT_ONCE: Final = 32
-"""Acknowledgements in one turn of the loop: some tenths of a millisecond."""
-_LATER_S: Final = 0.002
-_LATEST_S: Final = 0.1
-"""While the connections have more to say than one turn reads, acknowledgements wait, but no longer than this. A
-receipt is counted without its acknowledgement, and each of these is a write(2); so counting goes first."""
+"""Reports of which is told in one turn of the loop: some tenths of a millisecond, if each is a write."""
 _WEIGHT_BYTES: Final = 12
 """What a receipt adds to a record, roughly."""
 
@@ -48,22 +44,16 @@ Durable = Callable[[Report], None]
 class Uplink:
     """Appends reports; `durable` hears of each once its record is in the log."""
 
-    def __init__(
-        self, store: Store, *, limit: int, durable: Durable, busy: Callable[[], bool]
-    ) -> None:
-        """`busy`: is there more to read than has been read?"""
+    def __init__(self, store: Store, *, limit: int, durable: Durable) -> None:
         self._store = store
         self._durable = durable
-        self._busy = busy
         self._limit = limit
         """Receipts that may wait; above it the session code stops reading."""
         self._producer: Producer[Report, None] | None = None
         self._held: defaultdict[int, deque[Report]] = defaultdict(deque)
         """What is not in the log yet, by partition, in order."""
         self._to_tell: deque[Report] = deque()
-        """What is in the log and not acknowledged yet."""
-        self._waits_since: float | None = None
-        """Loop time since which acknowledgements wait for a quieter moment."""
+        """What is in the log, and nobody has heard of it yet."""
         self.receipts_waiting = 0
         self.receipts_total = 0
         self.profiles_total = 0
@@ -143,15 +133,6 @@ class Uplink:
 
     def _tell_some(self) -> None:
         """Some thousands at once, each with a write behind it, would hold everything else up for 50 ms."""
-        loop = asyncio.get_running_loop()
-        if self._busy():
-            now = loop.time()
-            self._waits_since = since = now if self._waits_since is None else self._waits_since
-            if now - since < _LATEST_S:
-                loop.call_later(_LATER_S, self._tell_some)
-                return
-        else:
-            self._waits_since = None
         try:
             for _ in range(min(_AT_ONCE, len(self._to_tell))):
                 report = self._to_tell.popleft()
@@ -159,9 +140,7 @@ class Uplink:
                 self._durable(report)
         finally:
             if self._to_tell:
-                loop.call_soon(self._tell_some)
-            else:
-                self._waits_since = None
+                asyncio.get_running_loop().call_soon(self._tell_some)
 
 
 def _weight(report: Report) -> int:

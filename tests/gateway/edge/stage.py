@@ -125,6 +125,9 @@ class ReactorRecorder:
     def send(self, fd: int, data: bytes) -> None:
         self.out[fd] += data
 
+    def postpone(self, fd: int, data: bytes) -> None:
+        self.send(fd, data)
+
     def put(self, fd: int, item: Item) -> None:
         self.send(fd, bytes(item.data))
 

@@ -288,7 +288,10 @@ async def test_too_many_receipts_are_left_with_their_devices_until_there_is_room
         await other.goaway()
         assert edge.process.uplink.receipts_waiting <= 2 * waiting
         await hold(False)
-        assert [await device.ack() for _ in range(frames)] == list(range(1, frames + 1))
+        acks = [await device.ack()]
+        while acks[-1] < frames:  # each stands for those before it
+            acks.append(await device.ack())
+        assert acks == sorted(set(acks))
 
 
 async def test_a_device_that_does_not_read_is_named_slow_and_then_closed(

@@ -1,11 +1,9 @@
 """Receipts and profiles into the logs of the real store, and only then back as acknowledgements."""
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.edge import uplink as uplink_module
 from gateway.edge.uplink import Report, Uplink, encode_record
 from gateway.store.client import Store
 from gateway.store.leases import Identity
@@ -22,8 +20,7 @@ class Rig:
 
     def __init__(self, store: Store) -> None:
         self.durable: list[Report] = []
-        self.busy = False
-        self.uplink = Uplink(store, limit=100, durable=self.durable.append, busy=lambda: self.busy)
+        self.uplink = Uplink(store, limit=100, durable=self.durable.append)
         self.uplink.begin(FIRST)
 
 
@@ -69,23 +66,6 @@ async def test_acknowledgements_come_in_the_order_of_the_reports(rig: Rig, hold:
     await hold(False)
     await until(lambda: len(rig.durable) == 5)
     assert [report.number for report in rig.durable] == [1, 2, 3, 4, 5]
-
-
-async def test_acknowledgements_wait_for_a_quieter_moment_but_not_for_long(rig: Rig) -> None:
-    loop = asyncio.get_running_loop()
-    rig.busy = True
-    rig.uplink.report(0, receipts(1, (5, RECEIVED)))
-    await until(lambda: rig.uplink.receipts_total == 1)
-    assert rig.durable == []
-    rig.busy = False
-    await until(lambda: rig.durable)
-    rig.busy = True
-    for number in range(200):
-        rig.uplink.report(0, receipts(2 + number, (5, RECEIVED)))
-    await until(lambda: rig.uplink.receipts_total == 201)
-    stored = loop.time()
-    await until(lambda: len(rig.durable) == 201)
-    assert loop.time() - stored > uplink_module._LATEST_S / 2, "all of them wait, and then none"
 
 
 def test_receipts_are_grouped_by_push_and_state() -> None:

@@ -1,0 +1,235 @@
+"""Acknowledgements that wait for company: on a clock of the test's own, and behind real sockets."""
+
+import heapq
+from collections.abc import Callable
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.edge.output import Item
+from gateway.edge.postponed import LATEST_S, Postponed
+from gateway.lanes import NORMAL
+from tests.gateway.edge.stage import until
+from tests.gateway.edge.wires import Wires, wires
+
+TICK_S = 0.05
+AT_ONCE = 10
+IN_ONE_TURN = 32
+
+
+class Handle:
+    def cancel(self) -> None: ...
+
+
+class ManualLoop:
+    """Timers on a clock that stands until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._soon: list[Callable[[], None]] = []
+        self._count = 0
+        self.soons = 0
+
+    def time(self) -> float:
+        return self.now
+
+    def call_soon(self, callback: Callable[[], None]) -> Handle:
+        self.soons += 1
+        self._soon.append(callback)
+        return Handle()
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> Handle:
+        self._count += 1
+        heapq.heappush(self._timers, (self.now + delay, self._count, callback))
+        return Handle()
+
+    def go_on(self, seconds: float) -> None:
+        end = self.now + seconds
+        while True:
+            while self._soon:
+                self._soon.pop(0)()
+            if not self._timers or self._timers[0][0] > end:
+                break
+            self.now, _, callback = heapq.heappop(self._timers)
+            callback()
+        self.now = end
+
+    @property
+    def rests(self) -> bool:
+        return not self._timers and not self._soon
+
+
+class Stage:
+    def __init__(self) -> None:
+        self.loop = ManualLoop()
+        self.sent: list[tuple[int, bytes]] = []
+        self.sent_at: list[float] = []
+        self.postponed = Postponed(self.loop, self._send)
+
+    def _send(self, fd: int, frame: bytes) -> None:
+        self.sent.append((fd, frame))
+        self.sent_at.append(self.loop.now)
+
+    def spend(self) -> None:
+        """What may go at once in this moment, on other connections."""
+        for fd in range(1000, 1000 + AT_ONCE):
+            self.postponed.put(fd, b"x")
+        self.loop.go_on(0)
+        self.sent.clear()
+        self.sent_at.clear()
+
+
+def test_the_first_of_a_moment_go_at_once_and_the_others_a_second_later() -> None:
+    stage = Stage()
+    for fd in range(AT_ONCE + 2):
+        stage.postponed.put(fd, b"a")
+    stage.postponed.put(0, b"a")
+    stage.loop.go_on(0)
+    assert [fd for fd, _ in stage.sent] == list(range(AT_ONCE))
+    stage.loop.go_on(TICK_S)
+    stage.postponed.put(50, b"b")
+    stage.loop.go_on(0)
+    assert stage.sent[AT_ONCE:] == [(50, b"b")], "another moment"
+    stage.loop.go_on(LATEST_S - 2 * TICK_S)
+    assert len(stage.sent) == AT_ONCE + 1 and len(stage.postponed) == 2
+    stage.loop.go_on(2 * TICK_S)
+    assert stage.sent[AT_ONCE + 1 :] == [(10, b"a"), (11, b"a")] and not stage.postponed
+    stage.loop.go_on(TICK_S)
+    assert stage.loop.rests, "nobody is woken up for nothing"
+
+
+def test_one_that_waits_stands_for_those_before_and_goes_when_the_first_was_due() -> None:
+    stage = Stage()
+    stage.spend()
+    stage.postponed.put(1, b"1")
+    stage.loop.go_on(LATEST_S - TICK_S)
+    stage.postponed.put(1, b"2")
+    stage.loop.go_on(2 * TICK_S)
+    assert stage.sent == [(1, b"2")], "the first does not overtake, nor the second go by itself"
+
+
+def test_what_is_taken_is_not_sent() -> None:
+    stage = Stage()
+    stage.spend()
+    stage.postponed.put(1, b"1")
+    assert stage.postponed.take(1) == b"1" and stage.postponed.take(1) == b""
+    stage.loop.go_on(2 * LATEST_S)
+    assert stage.sent == []
+
+
+def test_thousands_that_are_due_together_go_a_few_in_a_turn() -> None:
+    stage = Stage()
+    stage.spend()
+    for fd in range(100):
+        stage.postponed.put(fd, b"x")
+    turns = stage.loop.soons
+    stage.loop.go_on(LATEST_S + TICK_S)
+    assert stage.loop.soons - turns == 100 // IN_ONE_TURN
+    assert [fd for fd, _ in stage.sent] == list(range(100)), "the longest waiting first"
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), st.integers(0, 5)),
+        st.tuples(st.just("take"), st.integers(0, 5)),
+        st.tuples(st.just("wait"), st.sampled_from([0.01, 0.05, 0.3, 1.0])),
+    ),
+    max_size=80,
+)
+
+
+@given(STEPS)
+def test_the_last_of_a_connection_always_gets_out_in_order_and_in_time(
+    steps: list[tuple[str, float]],
+) -> None:
+    stage = Stage()
+    put_at: dict[int, dict[int, float]] = {fd: {} for fd in range(6)}
+    out: dict[int, list[int]] = {fd: [] for fd in range(6)}
+    number = 0
+
+    def look() -> None:
+        for (fd, frame), at in zip(stage.sent, stage.sent_at, strict=True):
+            last = int.from_bytes(frame)
+            covered = [n for n in put_at[fd] if n <= last]
+            assert all(at - put_at[fd].pop(n) <= LATEST_S + 2 * TICK_S for n in covered)
+            out[fd].append(last)
+        stage.sent.clear()
+        stage.sent_at.clear()
+
+    for step, value in steps:
+        fd = int(value)
+        if step == "put":
+            number += 1
+            put_at[fd][number] = stage.loop.now
+            stage.postponed.put(fd, number.to_bytes(2))
+        elif step == "take":
+            frame = stage.postponed.take(fd)
+            assert bool(frame) == bool(put_at[fd]) or not frame
+            if frame:
+                stage.sent.append((fd, frame))
+                stage.sent_at.append(stage.loop.now)
+        else:
+            stage.loop.go_on(value)
+        look()
+    stage.loop.go_on(2 * LATEST_S)
+    look()
+    assert not any(put_at.values()), "all of them are out"
+    assert all(numbers == sorted(numbers) for numbers in out.values())
+
+
+# Behind a reactor.
+
+
+def spend(stage: Wires, fd: int) -> None:
+    """What may go at once in this moment, which lasts until the test ends."""
+    loop = ManualLoop()
+    stage.reactor.postponed = Postponed(loop, stage.reactor.send)
+    for _ in range(AT_ONCE):
+        stage.reactor.postpone(fd, b"")
+        loop.go_on(0)
+    stage.reactor.flush()
+
+
+async def test_it_goes_in_one_write_with_what_else_goes_to_the_connection_and_before_it() -> None:
+    with wires() as stage:
+        peer = stage.connect()
+        await until(lambda: stage.handler.accepted)
+        (fd,) = stage.handler.accepted
+        spend(stage, fd)
+        writes = stage.reactor.writes_total
+        stage.reactor.postpone(fd, b"ack 1.")
+        stage.reactor.postpone(fd, b"ack 2.")
+        assert stage.reactor.offer(fd, Item(NORMAL, 7, b"message."))
+        await until(lambda: stage.reactor.writes_total > writes)
+        assert peer.recv(1 << 16) == b"ack 2.message."
+        assert not stage.reactor.postponed
+
+
+async def test_one_that_waits_is_written_before_the_last_bytes_of_its_connection() -> None:
+    with wires() as stage:
+        peer = stage.connect()
+        await until(lambda: stage.handler.accepted)
+        (fd,) = stage.handler.accepted
+        spend(stage, fd)
+        stage.reactor.postpone(fd, b"ack.")
+        stage.reactor.finish(fd, b"goaway")
+        assert peer.recv(1 << 16) == b"ack.goaway"
+
+
+async def test_the_next_owner_of_a_descriptor_gets_nothing_of_the_one_before() -> None:
+    with wires() as stage:
+        first = stage.connect()
+        await until(lambda: stage.handler.accepted)
+        fd = stage.handler.accepted[0]
+        spend(stage, fd)
+        stage.reactor.postpone(fd, b"ack.")
+        first.close()
+        await until(lambda: stage.handler.closed)
+        assert not stage.reactor.postponed
+        second = stage.connect()
+        await until(lambda: len(stage.handler.accepted) == 2)
+        assert stage.handler.accepted[1] == fd
+        stage.reactor.send(fd, b"hello")
+        await until(lambda: not stage.reactor._queued)
+        assert second.recv(1 << 16) == b"hello"
