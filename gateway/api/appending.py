@@ -31,6 +31,7 @@ class Appending:
 
     def __init__(self, seat: Seat, clock: StoreClock, most: int) -> None:
         """`most`: parts that may wait for the logs."""
+        self.loop = asyncio.get_running_loop()
         self._seat = seat
         self._clock = clock
         self.most = most
@@ -66,8 +67,7 @@ class Appending:
             self._open.popleft()
         self._open.append(append)
         if self._timer is None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_at(append.deadline, self._give_up)
+            self._timer = self.loop.call_at(append.deadline, self._give_up)
         return append.answer
 
     def close(self) -> None:
@@ -78,15 +78,14 @@ class Appending:
             task.cancel()
 
     def _give_up(self) -> None:
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = self.loop.time()
         self._timer = None
         while self._open and (self._open[0].answer.done() or self._open[0].deadline <= now):
             append = self._open.popleft()
             if not append.answer.done():
                 append.tell(Unavailable(append.part.push_id))
         if self._open:
-            self._timer = loop.call_at(self._open[0].deadline, self._give_up)
+            self._timer = self.loop.call_at(self._open[0].deadline, self._give_up)
 
     def again(self, append: "_Append[T]", lost: Tenure) -> None:
         """Under the next lease."""
@@ -129,7 +128,7 @@ class _Append(Generic[T]):
         stay: Stay,
         outcome: Outcome[T],
     ) -> None:
-        loop = asyncio.get_running_loop()
+        loop = appending.loop
         self._appending = appending
         self._order = order
         self._p = p

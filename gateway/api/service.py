@@ -230,7 +230,9 @@ class Service:
 
 def _whom(request: rpc_pb2.PushRequest) -> tuple[Audience | None, list[int]]:
     """(tree, devices listed); a tree that only lists devices is a list. Raises RpcError."""
-    devices = list(dict.fromkeys(request.devices))
+    devices = list(request.devices)
+    if len(devices) > 1:
+        devices = list(dict.fromkeys(devices))
     if not request.audience:
         return None, devices
     try:

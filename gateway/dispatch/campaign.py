@@ -44,6 +44,7 @@ _SETTLED: Final = sum(1 << mark for mark, _ in PRECEDENCE)
 EFFECTS: Final = ((DISPLAYED, "displayed"), (CLICKED, "clicked"), (DISMISSED, "dismissed"))
 """What is counted beside the law."""
 _IMPLY_RECEIVED: Final = frozenset({DISPLAYED, CLICKED, DISMISSED})
+_NOBODY: Final = BitMap()
 
 
 class Single:
@@ -232,7 +233,11 @@ class Campaign:
         return left
 
     def pending_among(self, devices: BitMap) -> BitMap:
-        """Costs what they are, where few devices are asked for."""
+        """Costs what they are, where few devices are asked for: thousands of campaigns are asked at each
+        arrival, and mostly the answer is nobody. Only to be read."""
+        received = self.marks.get(RECEIVED, _NOBODY)
+        if devices <= received or not self.targeted.intersect(devices):
+            return _NOBODY
         left = self.targeted & devices
         for mark, marked in self.marks.items():
             if 1 << mark & _SETTLED:

@@ -103,6 +103,7 @@ class Producer(Generic[Item, Result]):
         done: Callable[[int, Sequence[Item], Sequence[Result]], None] | None = None,
         refusing: bool = False,
     ) -> None:
+        self._loop = asyncio.get_running_loop()
         self._send = send
         self._wanted = wanted
         self._done = done
@@ -129,7 +130,7 @@ class Producer(Generic[Item, Result]):
         """
         if self.waiting >= self._pace.waiting:
             raise ProducerFull(f"{self.waiting} items wait for the store")
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Result] = self._loop.create_future()
         if self.fenced is not None:
             future.set_exception(self.fenced)
             return future
@@ -150,7 +151,7 @@ class Producer(Generic[Item, Result]):
         queue.items.append(entry)
         self.waiting += 1
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._gather_s, self._flush)
+            self._timer = self._loop.call_later(self._gather_s, self._flush)
         if len(queue.items) >= self._pace.items and not queue.busy:
             self._start(p, queue)
 
@@ -191,7 +192,7 @@ class Producer(Generic[Item, Result]):
         self._adapt()
 
     def _adapt(self) -> None:
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         elapsed = now - self._calls_at
         if elapsed < self._gather_s or elapsed < 0.02:
             return
@@ -260,7 +261,7 @@ class Producer(Generic[Item, Result]):
                 if future is not None:
                     future.cancel()  # only what a cancelled call left open
         if queue.items and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._gather_s, self._flush)
+            self._timer = self._loop.call_later(self._gather_s, self._flush)
 
     def _on_fenced(
         self, error: Fenced, queue: _Queue[Item, Result], batch: list[_Entry[Item, Result]]
