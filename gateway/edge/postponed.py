@@ -2,9 +2,9 @@
 a little later.
 
 A receipt is safe without its acknowledgement, and an acknowledgement by itself is a write(2) here and a read
-there: a fifth of what a push to a single device costs at both ends. An acknowledgement stands for all before it, so
-one a second is enough for a device that has many. The first few of each moment go at once, as nobody is
-waiting for the edge then. TCP delays its own for the same reason, by less than 0.5 s (RFC 1122, 4.2.3.2).
+there. It stands for all before it, so one a second is enough for a device that has many. The first few of each
+moment go at once, as nobody is waiting for the edge then. TCP delays its own for the same reason, by less than
+0.5 s (RFC 1122, 4.2.3.2).
 """
 
 from collections.abc import Callable
@@ -89,10 +89,8 @@ class Postponed:
             due.append(fd)
         for fd in due:
             self._send(fd, self.take(fd))
-        self._at_once = _AT_ONCE
         if len(due) == _IN_ONE_TURN:
             self._timer = self._loop.call_soon(self._tick)
-        elif self._of:
-            self._timer = self._loop.call_later(_TICK_S, self._tick)
-        else:
-            self._timer = None
+            return
+        self._at_once = _AT_ONCE
+        self._timer = self._loop.call_later(_TICK_S, self._tick) if self._of else None
