@@ -327,8 +327,6 @@ class Node:
     async def _run_timers(self) -> None:
         while True:
             await asyncio.sleep(_TIMER_S)
-            for lane in self._around.unanswered.values():
-                lane.look()
             now = time.monotonic()
             for owned in list(self.owned.values()):
                 owned.on_timer(now, self._heard.get(owned.p, -math.inf))

@@ -290,7 +290,7 @@ class Transmission:
         cost = sum(len(queued.send.devices) for queued in sent) + size // 64
 
         def answered(reply: rpc_pb2.Delivered | None, deposed: bool) -> None:
-            lane.unanswered.answered(edge, cost, heard=deposed or reply is not None)
+            lane.unanswered.answered(edge, cost)
             try:
                 if deposed:
                     self._ways.on_deposed()

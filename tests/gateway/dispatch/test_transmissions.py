@@ -11,23 +11,20 @@ from pyroaring import BitMap
 from gateway.dispatch.campaign import Push
 from gateway.dispatch.sends import Send
 from gateway.dispatch.transmission import Transmission, Ways
-from gateway.dispatch.unanswered import STUCK_S, Unanswered
+from gateway.dispatch.unanswered import Unanswered
 from gateway.lanes import NORMAL, WEIGHTS
 from protocol.schema import rpc_pb2
 from tests.gateway.dispatch import records
 from tests.gateway.dispatch.desk import Desk, online
 
-OF_ONE, OF_ALL = 4, 12
+OF_ONE = 4
 
 
 class Node:
     """Delivers that edges have not answered, and contents that are not at hand."""
 
     def __init__(self) -> None:
-        self.now = 0.0
-        self.unanswered = {
-            priority: Unanswered(OF_ONE, OF_ALL, lambda: self.now) for priority in WEIGHTS
-        }
+        self.unanswered = {priority: Unanswered(OF_ONE, 1000) for priority in WEIGHTS}
         self.room = self.unanswered[NORMAL]
         self.delivered: list[tuple[int, int]] = []
         """(partition, edge)"""
@@ -128,26 +125,6 @@ async def test_an_edge_that_stands_still_keeps_only_its_own_messages_waiting() -
         await second.send(3)
         await first.send(3)
         assert node.delivered == [(2, 3), (1, 3)]
-
-
-async def test_edges_whose_machine_has_stopped_are_not_waited_for_by_the_others() -> None:
-    async with two() as (node, _, second):
-        node.room.add(3, OF_ONE)
-        await second.send(4)
-        assert node.delivered == [], "no room at all of them together"
-        node.now = STUCK_S + 0.1
-        node.room.look()
-        await turn()
-        assert node.delivered == [(2, 4)]
-        node.now += 1
-        node.answers.pop()(rpc_pb2.Delivered(), False)
-        await second.send(1, 4)
-        assert node.delivered == [(2, 4)] * 2, "but they get no more"
-        await second.send(4)
-        node.now += STUCK_S + 0.1
-        node.room.look()
-        node.answers.pop()(None, False)
-        assert node.room.total == 0, "to give up waiting is no sign of life"
 
 
 async def test_room_comes_back_whatever_becomes_of_a_deliver() -> None:

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from gateway.dispatch.unanswered import STUCK_S, Unanswered
+from gateway.dispatch.unanswered import Unanswered
 
 SENDERS = range(3)
 EDGES = range(3)
@@ -19,11 +19,7 @@ class Senders(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = 0.0
-        self.unanswered = Unanswered(OF_ONE, OF_ALL, lambda: self.now)
-        self.silent_since = dict.fromkeys(EDGES, 0.0)
-        """Of edges that have something to answer: when they got it, or answered last."""
-        self.stuck: set[int] = set()
+        self.unanswered = Unanswered(OF_ONE, OF_ALL)
         self.queues: dict[int, dict[int, deque[int]]] = {
             sender: {edge: deque() for edge in EDGES} for sender in SENDERS
         }
@@ -54,10 +50,7 @@ class Senders(RuleBasedStateMachine):
         while edge := next((e + 1 for e in EDGES if queues[e] and self.unanswered.has_room(e)), 0):
             cost = queues[edge - 1].popleft()
             before = sum(self.at_edge[edge - 1])
-            assert before < OF_ONE and self._at_edges_at_work() < OF_ALL
-            assert edge - 1 not in self.stuck
-            if not before:
-                self.silent_since[edge - 1] = self.now
+            assert before < OF_ONE and self._at_all_edges() < OF_ALL
             self.at_edge[edge - 1].append(cost)
             self.unanswered.add(edge - 1, cost)
         for each in EDGES:
@@ -69,26 +62,6 @@ class Senders(RuleBasedStateMachine):
     def an_edge_answers(self, edge: int) -> None:
         if self.at_edge[edge]:
             self.unanswered.answered(edge, self.at_edge[edge].pop(0))
-            self.stuck.discard(edge)
-            self.silent_since[edge] = self.now
-
-    @rule(edge=st.sampled_from(EDGES))
-    def a_deadline_passes(self, edge: int) -> None:
-        """Nothing is heard; once nothing is left of what it had, it is tried again."""
-        if self.at_edge[edge]:
-            self.unanswered.answered(edge, self.at_edge[edge].pop(0), heard=False)
-            if not self.at_edge[edge]:
-                self.stuck.discard(edge)
-
-    @rule(seconds=st.sampled_from([0.1, STUCK_S / 2, STUCK_S + 0.1]))
-    def time_goes_by(self, seconds: float) -> None:
-        self.now += seconds
-        self.unanswered.look()
-        self.stuck |= {
-            edge
-            for edge in EDGES
-            if self.at_edge[edge] and self.now - self.silent_since[edge] > STUCK_S
-        }
 
     @rule(sender=st.sampled_from(SENDERS[1:]))
     def one_leaves(self, sender: int) -> None:
@@ -96,12 +69,12 @@ class Senders(RuleBasedStateMachine):
         self.gone.add(sender)
         self.unanswered.leave(self.wakes[sender])
 
-    def _at_edges_at_work(self) -> int:
-        return sum(sum(costs) for edge, costs in self.at_edge.items() if edge not in self.stuck)
+    def _at_all_edges(self) -> int:
+        return sum(map(sum, self.at_edge.values()))
 
     @invariant()
     def all_is_counted(self) -> None:
-        assert self.unanswered.total == self._at_edges_at_work()
+        assert self.unanswered.total == self._at_all_edges()
         assert Counter({e: sum(c) for e, c in self.at_edge.items() if c}) == self.unanswered._of
 
     @invariant()
@@ -133,22 +106,3 @@ def test_edges_take_turns() -> None:
     while len(woken) < 6:
         unanswered.pass_on()
     assert woken == [(edge, sender) for sender in (0, 1) for edge in EDGES]
-
-
-def test_edges_that_say_nothing_leave_the_room_to_the_others() -> None:
-    now = 0.0
-    unanswered = Unanswered(OF_ONE, OF_ALL, lambda: now)
-    woken: list[int] = []
-    unanswered.add(1, 3)
-    unanswered.add(2, 3)
-    unanswered.wait(3, lambda: woken.append(3))
-    unanswered.look()
-    assert not woken and not unanswered.has_room(3)
-    now = STUCK_S + 0.1
-    unanswered.look()
-    assert woken == [3] and unanswered.has_room(3) and not unanswered.has_room(1)
-    unanswered.add(3, 3)
-    unanswered.answered(1, 1)
-    assert unanswered.total == 5 and unanswered.has_room(1), "it lives, and has two of them still"
-    unanswered.answered(2, 3, heard=False)
-    assert unanswered.total == 5 and unanswered.has_room(2), "nothing is known of it now"
