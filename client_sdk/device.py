@@ -229,8 +229,8 @@ class Device:
         await self._profile_writer.change(lambda _: wanted)
 
     async def flush(self, timeout: float) -> None:
-        """Returns when all receipts are acknowledged. Raises TimeoutError after `timeout` seconds,
-        Refused when they never will be."""
+        """Returns when all receipts are acknowledged, which may take a second at a busy edge. Raises TimeoutError
+        after `timeout` seconds, Refused when they never will be."""
         if self._inbox.closed:
             raise DeviceClosed("the Device is closed")
         await self._flush(timeout)

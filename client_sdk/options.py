@@ -47,8 +47,9 @@ class Options:
     """A peer that takes no byte for this long is gone; 64 KiB at 1 KiB/s take as long."""
     disk_retry_s: float = 5.0
     """After a disk error while a message was about to be handed out, until it is tried again."""
-    close_flush_s: float = 2.0
-    """Closing waits this long for receipts to be acknowledged; what is left is sent next time."""
+    close_flush_s: float = 3.0
+    """Closing waits this long for receipts to be acknowledged, for which a busy edge may take a second; what is left
+    is sent next time."""
     clock: Callable[[], float] = time.time
     """Seconds since the Unix epoch. For tests."""
     monotonic: Callable[[], float] = time.monotonic

@@ -25,6 +25,8 @@ HELP: Final[dict[str, str]] = {
     "columba_loop_stall_seconds": "Longest time of the last minute that the event loop was late",
     "columba_log_behind_seconds": "How long ago the log furthest behind was as it is folded; up to 1 s "
     "at rest",
+    "columba_last_receipt_timestamp_seconds": "Unix time at which a receipt was counted last; 0: none was",
+    "columba_pending_singles": "Pushes to single devices that are still to be received",
     "columba_draining": "1 while an edge sends its sessions away and takes no new ones",
     "columba_partition_devices": "Devices of the partition",
     "columba_partition_online": "Devices of the partition with a session",

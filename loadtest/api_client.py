@@ -66,6 +66,27 @@ def law_holds(counts: dict[str, int]) -> bool:
     return counts["targeted"] == sum(counts[state] for state in STATES)
 
 
+class Metrics:
+    """Samples of all processes, in Prometheus' text format."""
+
+    AGE_S: Final = 0.5
+    """Questions within this time share one answer."""
+
+    def __init__(self, text: str) -> None:
+        lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+        self._samples = [(sample, float(value)) for sample, _, value in lines if sample]
+
+    def of(self, name: str) -> list[float]:
+        """The samples of that name."""
+        return [value for sample, value in self._samples if sample.partition("{")[0] == name]
+
+    @property
+    def whole(self) -> bool:
+        """Every live process has answered."""
+        answered = self.of("columba_process_answered")
+        return bool(answered) and all(answered)
+
+
 class ApiClient:
     """One connection, made when it is first used. Not for several threads."""
 
@@ -125,25 +146,23 @@ class ApiClient:
             time.sleep(_AWAY_S)
         raise ApiFailed(f"{action}: {len(failed)} of {len(results)} failed, first {failed[0]}")
 
-    def metric(self, name: str) -> float:
-        """Sum of all samples of that name, of all processes, as GET /metrics says now. Raises ApiFailed."""
-        answer = self._ask("GET", "/metrics", None)
-        lines = answer.body.decode().splitlines()
-        samples = (line.rpartition(" ") for line in lines if line.startswith(name))
-        return sum(float(value) for of, _, value in samples if of.partition("{")[0] == name)
+    def metrics(self) -> Metrics:
+        """GET /metrics, whose answer may be `Metrics.AGE_S` old. Raises ApiFailed."""
+        return Metrics(self._answered("GET", "/metrics").body.decode())
 
     def _patiently(
         self, method: str, path: str, body: Callable[[], bytes] | None = None
     ) -> dict[str, Any]:
         """`path` below the app's. Told to wait it does, some times. Raises ApiFailed."""
+        told_us: dict[str, Any] = json.loads(self._answered(method, self._path + path, body).body)
+        return told_us
+
+    def _answered(self, method: str, path: str, body: Callable[[], bytes] | None = None) -> Answer:
         for _ in range(_RETRIES):
             try:
-                answer = self._ask(method, self._path + path, body() if body else None)
+                return self._ask(method, path, body() if body else None)
             except _Wait as wait:
                 time.sleep(wait.seconds)
-            else:
-                told_us: dict[str, Any] = json.loads(answer.body)
-                return told_us
         raise ApiFailed(f"the API told us to wait {_RETRIES} times", 503)
 
     def _ask(self, method: str, path: str, body: bytes | None) -> Answer:

@@ -316,9 +316,8 @@ class Fleet:
     def _on_frame(self, row: int, kind: int, body: bytes, alone: bytes | None) -> None:
         """`alone`: the frame's bytes if it came by itself, as a broadcast's does."""
         if (self.table.phase[row], kind) not in _ALLOWED:
-            on_received(
-                Side.DEVICE, State(self.table.phase[row]), kind
-            )  # raises what is wrong with it
+            # Raises what is wrong with it.
+            on_received(Side.DEVICE, State(self.table.phase[row]), kind)
             return
         if kind == _MESSAGE:
             self._on_message(row, *self._parse(body, alone))

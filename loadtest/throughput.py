@@ -1,10 +1,11 @@
 """Distinct pushes to single devices as fast as they go: from the internal RPC to the receipt counted."""
 
+import math
 import time
 from contextlib import ExitStack
 from typing import Any, Final
 
-from loadtest.api_client import ApiClient
+from loadtest.api_client import ApiClient, Metrics
 from loadtest.control import ChildFailed
 from loadtest.fleet import Plan
 from loadtest.fleet_process import FleetProcess
@@ -15,7 +16,6 @@ from loadtest.verdict import judge
 from loadtest.view import View
 
 _TIMEOUT_S: Final = 120.0
-_COUNTED_STEP_S: Final = 0.02
 _WARM_UP: Final = 2_000
 
 
@@ -33,18 +33,18 @@ def measure_throughput(
         view.show("connecting", devices=devices)
         fleet.dial(range(devices))
         fleet.wait("open", devices, _TIMEOUT_S)
+        counted = Counted(fleet, api)
         ids = fleet.device_ids()
         view.show("warming up")
         warm = pusher.push(service.app, ids, _WARM_UP, in_flight)
         shown = len(warm["accepted"])
-        _wait_counted(fleet, api, shown)
+        counted.wait(shown)
         before = _cpu(service)
         view.show("pushing", pushes=pushes)
-        began = time.monotonic()
+        began = time.time()
         told = pusher.push(service.app, ids, pushes, in_flight)
         accepted = len(told["accepted"])
-        _wait_counted(fleet, api, shown + accepted)
-        seconds = time.monotonic() - began
+        seconds = counted.wait(shown + accepted) - began
         used = {role: ns - before[role] for role, ns in _cpu(service).items()}
         by_push = {push: [ids[row] for row in rows] for push, rows in fleet.shown().items()}
         all_of_them = [*warm["accepted"], *told["accepted"]]
@@ -63,14 +63,35 @@ def measure_throughput(
     }
 
 
-def _wait_counted(fleet: FleetProcess, api: ApiClient, pushes: int) -> None:
-    """Until so many are on their devices, and the nodes have the receipts of all. Raises ChildFailed."""
-    deadline = time.monotonic() + _TIMEOUT_S
-    fleet.wait("shown", pushes, _TIMEOUT_S)
-    while left := api.metric("columba_pending_singles"):
-        if time.monotonic() >= deadline:
-            raise ChildFailed(f"{left:.0f} pushes are still pending after {_TIMEOUT_S:g} s")
-        time.sleep(_COUNTED_STEP_S)
+class Counted:
+    """Until the nodes have the receipts of all pushes: those have nothing pending then but what they had."""
+
+    def __init__(self, fleet: FleetProcess, api: ApiClient) -> None:
+        """Raises ChildFailed, ApiFailed."""
+        self._fleet = fleet
+        self._api = api
+        self._before = math.inf
+        self._before, _ = self._look()
+
+    def wait(self, pushes: int) -> float:
+        """Until so many are shown, and counted. Unix time of the last receipt, by the node's clock, which is ours:
+        who knows the RPC of a service is on its machine. Raises ChildFailed, ApiFailed."""
+        self._fleet.wait("shown", pushes, _TIMEOUT_S)
+        return self._look()[1]
+
+    def _look(self) -> tuple[float, float]:
+        """(pending, Unix time of the last receipt), once no more are pending than before."""
+        deadline = time.monotonic() + _TIMEOUT_S
+        while True:
+            time.sleep(Metrics.AGE_S + 0.1)  # an answer of before says nothing
+            metrics = self._api.metrics()
+            pending = metrics.of("columba_pending_singles")
+            if metrics.whole and pending and sum(pending) <= self._before:
+                return sum(pending), max(metrics.of("columba_last_receipt_timestamp_seconds"))
+            if time.monotonic() >= deadline:
+                raise ChildFailed(
+                    f"{sum(pending):.0f} pushes are pending after {_TIMEOUT_S:g} s, {self._before:.0f} before"
+                )
 
 
 def _plan(service: Service, devices: int) -> Plan:

@@ -1,9 +1,9 @@
-"""Acknowledgements that wait for company: they go with the next write to their connection, or by themselves
-a little later.
+"""Acknowledgements that wait for company: they go with the next answer to their connection, or message to a few
+devices, or by themselves a little later. A broadcast does not ask for them: it has no queue.
 
 A receipt is safe without its acknowledgement, and an acknowledgement by itself is a write(2) here and a read
-there. It stands for all before it, so one a second is enough for a device that has many. The first few of each
-moment go at once, as nobody is waiting for the edge then. TCP delays its own for the same reason, by less than
+there. It stands for all before it, so one a second is enough for a device that has many. An edge that has few to send sends them at once, though: an app
+that closes its device waits for them. TCP delays its own for the same reason, by less than
 0.5 s (RFC 1122, 4.2.3.2).
 """
 
@@ -14,7 +14,7 @@ LATEST_S: Final = 1.0
 """A device keeps its receipts for so much longer, and sends them again if it loses its connection meanwhile."""
 _TICK_S: Final = 0.05
 _AT_ONCE: Final = 10
-"""Of each tick: 200 a second are some ms of work."""
+"""Of each tick: 200 a second are half a percent of a core."""
 _IN_ONE_TURN: Final = 32
 """Writes of a turn of the loop: some tenths of a millisecond."""
 

@@ -207,6 +207,8 @@ class Sessions:
         if self.table.generation[fd] == report.row:
             if report.profile:
                 self.reactor.send(fd, profile_ack(report.number))
+            elif self.table.state[fd] != _OPEN:
+                self.reactor.send(fd, receipt_ack(report.number))  # it is about to hang up
             else:
                 self.reactor.postpone(fd, receipt_ack(report.number))
 

@@ -114,6 +114,8 @@ class ReactorRecorder:
         self.finished: dict[int, bytes] = {}
         self.closed: list[int] = []
         self.paused: set[int] = set()
+        self.postponed: list[int] = []
+        """Connections of answers that may come later."""
         self.stuck_now: list[int] = []
         self.full: set[int] = set()
         """Connections whose output is full."""
@@ -126,6 +128,7 @@ class ReactorRecorder:
         self.out[fd] += data
 
     def postpone(self, fd: int, data: bytes) -> None:
+        self.postponed.append(fd)
         self.send(fd, data)
 
     def put(self, fd: int, item: Item) -> None:

@@ -9,25 +9,12 @@ import pytest
 from gateway.edge.output import Item
 from gateway.lanes import NORMAL
 from tests.gateway.edge.stage import reset, until
-from tests.gateway.edge.wires import LIMITS, Wires, received, wires
+from tests.gateway.edge.wires import LIMITS, Wires, all_of, received, wires
 
 
 async def accepted(stage: Wires, count: int) -> list[int]:
     await until(lambda: len(stage.handler.accepted) >= count)
     return stage.handler.accepted[:count]
-
-
-async def all_of(peer: socket.socket, size: int) -> bytes:
-    """That many bytes, or what came until the end."""
-    data = b""
-    loop = asyncio.get_running_loop()
-    async with asyncio.timeout(10):
-        while len(data) < size:
-            more = await loop.sock_recv(peer, 1 << 16)
-            if not more:
-                break
-            data += more
-    return data
 
 
 async def end_of(peer: socket.socket) -> bytes:

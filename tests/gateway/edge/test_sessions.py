@@ -377,6 +377,23 @@ def test_receipts_of_pushes_nobody_knows_go_the_same_way_as_others() -> None:
     assert kinds(stage.take(fd)) == [Kind.RECEIPT_ACK]
 
 
+def test_acknowledgements_of_receipts_may_come_later_but_for_a_device_that_leaves() -> None:
+    stage = Stage()
+    fd = stage.open(4)
+    stage.feed(fd, receipts(1, 5))
+    stage.sessions.on_durable(stage.uplink.reports[0][1])
+    assert stage.reactor.postponed == [fd]
+    stage.feed(fd, up(Kind.PROFILE, device_pb2.Profile(change=1)))
+    stage.sessions.on_durable(stage.uplink.reports[1][1])
+    assert stage.reactor.postponed == [fd], "an app waits for its tags"
+    stage.feed(fd, receipts(2, 6))
+    stage.sessions.depart(fd, "")
+    stage.sessions.on_durable(stage.uplink.reports[2][1])
+    assert stage.reactor.postponed == [fd]
+    told = kinds(stage.take(fd))
+    assert told == [Kind.RECEIPT_ACK, Kind.PROFILE_ACK, Kind.GOAWAY, Kind.RECEIPT_ACK]
+
+
 def test_reading_pauses_while_too_many_receipts_wait_and_goes_on_later() -> None:
     stage = Stage()
     fd = stage.open(4)

@@ -1,5 +1,6 @@
 """A reactor with real sockets at its other end."""
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -93,6 +94,19 @@ def wires(**limits: Any) -> Iterator[Wires]:
         yield stage
     finally:
         stage.close()
+
+
+async def all_of(peer: socket.socket, size: int) -> bytes:
+    """That many bytes, or what came until the end."""
+    data = b""
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(10):
+        while len(data) < size:
+            more = await loop.sock_recv(peer, 1 << 16)
+            if not more:
+                break
+            data += more
+    return data
 
 
 def received(peer: socket.socket) -> bytes | None:
