@@ -74,8 +74,8 @@ class Counted:
         self._before, _ = self._look()
 
     def wait(self, pushes: int) -> float:
-        """Until so many are shown, and counted. Unix time of the last receipt, by the node's clock, which is ours:
-        who knows the RPC of a service is on its machine. Raises ChildFailed, ApiFailed."""
+        """Until so many are shown, and counted. Unix time of the last receipt, by the store's clock, which
+        is ours: who knows the RPC of a service is on its machine. Raises ChildFailed, ApiFailed."""
         self._fleet.wait("shown", pushes, _TIMEOUT_S)
         return self._look()[1]
 

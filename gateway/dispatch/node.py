@@ -386,8 +386,8 @@ class Node:
         yield "columba_links", {}, len(self.links.up)
         yield "columba_records_total", {}, self.records_total
         yield "columba_late_receipts_total", {}, sum(o.late_receipts_total for o in live)
-        last_s = max((o.last_receipt_s for o in live), default=0.0)
-        yield "columba_last_receipt_timestamp_seconds", {}, last_s
+        last_ms = max((o.last_receipt_ms for o in live), default=0)
+        yield "columba_last_receipt_timestamp_seconds", {}, last_ms / 1000
         yield "columba_takeovers_total", {}, self.takeovers_total
         yield "columba_fanouts_completed_total", {}, self.fanouts_total
         yield "columba_delivers_total", {}, self.links.delivers_total

@@ -85,8 +85,8 @@ class Owned:
         self._finals: list[int] = []
         self._append_turn = asyncio.Lock()
         self.late_receipts_total = 0
-        self.last_receipt_s = 0.0
-        """Unix time at which a receipt was folded last, since the takeover; 0: none was."""
+        self.last_receipt_ms = 0
+        """When a receipt was folded last, since the takeover; 0: none was."""
         self.deposed = False
         """A newer owner exists: the node lets go of this partition."""
 
@@ -215,7 +215,7 @@ class Owned:
         if effects.resumed:
             self.transmission.queue(self.sending.on_resumed(effects.resumed))
         if effects.receipted:
-            self.last_receipt_s = time.time()
+            self.last_receipt_ms = self._around.now_ms()
             self.sending.on_receipted(effects.receipted)
         for push, devices in effects.recalled:
             self.transmission.tell_recalled(push.push_id, devices)
