@@ -11,6 +11,7 @@ from collections import deque
 from typing import Any, Final
 
 from loadtest.control import Child, ChildFailed, inherited_commands
+from loadtest.wire import SENT_NS
 from protocol.frames import encode, split, varint
 from protocol.rpc_frames import ANSWER_HEAD, MAX_BODY, REQUEST, REQUEST_HEAD, RESPONSE, Method
 from protocol.schema import device_pb2, rpc_pb2
@@ -18,7 +19,7 @@ from protocol.schema import device_pb2, rpc_pb2
 _STUCK_S: Final = 30.0
 _BURST: Final = 64
 _PUSH: Final = int(Method.PUSH)
-_SENT_NS: Final = b"\x0a\x07sent_ns\x12"
+_SENT_NS: Final = b"\x0a" + varint(len(SENT_NS)) + SENT_NS.encode() + b"\x12"
 """Of an entry of Content.data: the key, and the tag of the value."""
 
 

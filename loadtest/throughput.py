@@ -71,27 +71,26 @@ class Counted:
         """Raises ChildFailed, ApiFailed."""
         self._fleet = fleet
         self._api = api
-        self._before = math.inf
-        self._before, _ = self._look()
+        self._before, _ = self._look(math.inf)
 
     def wait(self, pushes: int) -> float:
         """Until so many are shown, and counted. Unix time of the last receipt, by the store's clock, which
         is ours: who knows the RPC of a service is on its machine. Raises ChildFailed, ApiFailed."""
         self._fleet.wait("shown", pushes, _TIMEOUT_S)
-        return self._look()[1]
+        return self._look(self._before)[1]
 
-    def _look(self) -> tuple[float, float]:
-        """(pending, Unix time of the last receipt), once no more are pending than before."""
+    def _look(self, most: float) -> tuple[float, float]:
+        """(pending, Unix time of the last receipt), once no more are pending than `most`."""
         deadline = time.monotonic() + _TIMEOUT_S
         while True:
             time.sleep(Metrics.AGE_S + 0.1)  # an answer of before says nothing
             metrics = self._api.metrics()
             pending = metrics.of("columba_pending_singles")
-            if metrics.whole and pending and sum(pending) <= self._before:
+            if metrics.whole and pending and sum(pending) <= most:
                 return sum(pending), max(metrics.of("columba_last_receipt_timestamp_seconds"))
             if time.monotonic() >= deadline:
                 raise ChildFailed(
-                    f"{sum(pending):.0f} pushes are pending after {_TIMEOUT_S:g} s, {self._before:.0f} before"
+                    f"{sum(pending):.0f} pushes are pending after {_TIMEOUT_S:g} s, {most:.0f} before"
                 )
 
 

@@ -18,7 +18,7 @@ from gateway.store.leases import Holder, Role, Roster
 
 ANSWER_S: Final = 0.5
 """A process that has not answered for this long counts as not answering."""
-_FRESH_S: Final = 0.5
+FRESH_S: Final = 0.5
 """Questions within this time share one answer: /v1/status is open to anybody."""
 ROLES: Final[tuple[Role, ...]] = ("edge", "node", "api")
 
@@ -51,7 +51,7 @@ class Census:
     async def take(self) -> list[Entry]:
         """All live processes, edges first, by number."""
         async with self._lock:
-            if time.monotonic() - self._taken_at > _FRESH_S:
+            if time.monotonic() - self._taken_at > FRESH_S:
                 now_ms = self._clock.now_ms()
                 holders = [h for role in ROLES for h in self._roster.live(role, now_ms)]
                 holders.sort(key=lambda h: (ROLES.index(h.identity.role), h.identity.number))

@@ -2,9 +2,9 @@
 devices, or by themselves a little later. A broadcast does not ask for them: it has no queue.
 
 A receipt is safe without its acknowledgement, and an acknowledgement by itself is a write(2) here and a read
-there. It stands for all before it, so one a second is enough for a device that has many. An edge that has few to send sends them at once, though: an app
-that closes its device waits for them. TCP delays its own for the same reason, by less than
-0.5 s (RFC 1122, 4.2.3.2).
+there. It stands for all before it, so one a second is enough for a device that has many. An edge that has few to
+send sends them at once, though: an app that closes its device waits for them. TCP delays its own for the same
+reason, by less than 0.5 s (RFC 1122, 4.2.3.2).
 """
 
 from collections.abc import Callable

@@ -103,7 +103,7 @@ class Reactor:
         self.put(fd, Item(CONTROL, 0, data))
 
     def postpone(self, fd: int, data: bytes) -> None:
-        """An answer that can wait for what else goes to this connection, and makes needless the one postponed before."""
+        """An answer that can wait for others to this connection, and makes the one postponed before needless."""
         self.postponed.put(fd, data)
 
     def offer(self, fd: int, message: Item) -> bool:
@@ -175,10 +175,10 @@ class Reactor:
         queued, self._queued = self._queued, {}
         write = os.write
         unsent = self._unsent
-        postponed = self.postponed
+        late_for = self.postponed.take if self.postponed else None
         self.writes_total += len(queued)
         for fd, items in queued.items():
-            if postponed and (late := postponed.take(fd)):
+            if late_for is not None and (late := late_for(fd)):
                 items.insert(0, Item(CONTROL, 0, late))
             if fd in unsent:
                 self._hold_more(fd, items)

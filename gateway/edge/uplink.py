@@ -132,7 +132,7 @@ class Uplink:
         self._to_tell.extend(items)
 
     def _tell_some(self) -> None:
-        """Some thousands at once, each with a write behind it, would hold everything else up for 50 ms."""
+        """Some thousands of profiles at once, each with a write behind it, would hold everything else up for 50 ms."""
         try:
             for _ in range(min(_AT_ONCE, len(self._to_tell))):
                 report = self._to_tell.popleft()

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.api_client import STATES, law_holds
+from gateway.api.census import FRESH_S
+from loadtest.api_client import STATES, Metrics, law_holds
 from loadtest.device_table import DeviceTable
 from loadtest.floor import frame_of_size
 from loadtest.ledger import Ledger, Shown
@@ -147,3 +148,24 @@ def test_addresses() -> None:
     for text in ("127.0.0.1", ":1", "a:b"):
         with pytest.raises(ValueError, match="host:port"):
             address(text)
+
+
+# What /metrics says.
+
+
+def test_metrics_are_whole_when_every_process_has_answered() -> None:
+    text = """# HELP columba_pending_singles Pushes
+# TYPE columba_pending_singles gauge
+columba_pending_singles{process="node:1"} 3.0
+columba_pending_singles{process="node:2"} 4.0
+columba_pending_singles_of_another_kind 5.0
+columba_process_answered{process="node:1"} 1.0
+"""
+    metrics = Metrics(text)
+    assert metrics.of("columba_pending_singles") == [3.0, 4.0] and metrics.whole
+    assert not Metrics(text + 'columba_process_answered{process="node:3"} 0.0\n').whole
+    assert not Metrics("").whole and Metrics("").of("columba_pending_singles") == []
+
+
+def test_the_age_of_metrics_is_what_the_api_takes_for_fresh() -> None:
+    assert Metrics.AGE_S == FRESH_S

@@ -1,6 +1,7 @@
 """Acknowledgements that wait for company: on a clock of the test's own, and behind real sockets."""
 
 import heapq
+import socket
 from collections.abc import Callable
 
 from hypothesis import given
@@ -208,22 +209,23 @@ def test_the_last_of_a_connection_always_gets_out_in_order_and_in_time(
 # Behind a reactor.
 
 
-def spend(stage: Wires, fd: int) -> None:
-    """What may go at once in this moment, which lasts until the test ends."""
-    loop = ManualLoop()
+async def spent(stage: Wires) -> tuple[socket.socket, int]:
+    """A connection, in a moment in which nothing more may go at once: (the peer, our descriptor)."""
+    peer = stage.connect()
+    await until(lambda: stage.handler.accepted)
+    (fd,) = stage.handler.accepted
+    loop = ManualLoop()  # on which this moment lasts until the test ends
     stage.reactor.postponed = Postponed(loop, stage.reactor.send)
     for _ in range(AT_ONCE):
         stage.reactor.postpone(fd, b"")
         loop.go_on(0)
     stage.reactor.flush()
+    return peer, fd
 
 
 async def test_it_goes_in_one_write_with_what_else_goes_to_the_connection_and_before_it() -> None:
     with wires() as stage:
-        peer = stage.connect()
-        await until(lambda: stage.handler.accepted)
-        (fd,) = stage.handler.accepted
-        spend(stage, fd)
+        peer, fd = await spent(stage)
         writes = stage.reactor.writes_total
         stage.reactor.postpone(fd, b"ack 1.")
         stage.reactor.postpone(fd, b"ack 2.")
@@ -235,10 +237,7 @@ async def test_it_goes_in_one_write_with_what_else_goes_to_the_connection_and_be
 
 async def test_one_that_waits_is_written_before_the_last_bytes_of_its_connection() -> None:
     with wires() as stage:
-        peer = stage.connect()
-        await until(lambda: stage.handler.accepted)
-        (fd,) = stage.handler.accepted
-        spend(stage, fd)
+        peer, fd = await spent(stage)
         stage.reactor.postpone(fd, b"ack.")
         stage.reactor.finish(fd, b"goaway")
         assert await all_of(peer, 10) == b"ack.goaway"
@@ -246,10 +245,7 @@ async def test_one_that_waits_is_written_before_the_last_bytes_of_its_connection
 
 async def test_the_next_owner_of_a_descriptor_gets_nothing_of_the_one_before() -> None:
     with wires() as stage:
-        first = stage.connect()
-        await until(lambda: stage.handler.accepted)
-        fd = stage.handler.accepted[0]
-        spend(stage, fd)
+        first, fd = await spent(stage)
         stage.reactor.postpone(fd, b"ack.")
         first.close()
         await until(lambda: stage.handler.closed)
