@@ -8,7 +8,7 @@ connections.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, cast
 
 from pyroaring import BitMap
@@ -44,9 +44,15 @@ class Delivery:
     BYTES: Final = 64 * 1024 * 1024
     """Delivers that may wait in one lane, and their size; beyond it the node is told to come again."""
 
-    def __init__(self, writing: Writing, reactor: Outlet) -> None:
+    def __init__(
+        self,
+        writing: Writing,
+        reactor: Outlet,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._writing = writing
         self._reactor = reactor
+        self._clock = clock
         self._jobs: Lanes[_Job] = Lanes(_QUANTUM)
         self._fences: dict[int, int] = {}
         self._open: Counter[Key] = Counter()
@@ -103,18 +109,18 @@ class Delivery:
         if any(delivery.bitmap for delivery in request.deliveries):
             return None
         work = self._writing.work([request])
-        began = now = time.perf_counter()
+        began = now = self._clock()
         end = began + self._left_s
         try:
             while now < end:
                 next(work)
-                now = time.perf_counter()
+                now = self._clock()
         except StopIteration as done:
             if request.priority == HIGH:
                 self._reactor.flush()  # it need not wait for the rest of the slice
             return cast(list[bytes], done.value)[0]
         finally:
-            self._left_s -= time.perf_counter() - began
+            self._left_s -= self._clock() - began
         self._under_way[request.priority] = work, 1
         return None
 
@@ -148,8 +154,8 @@ class Delivery:
         return len(self._jobs)
 
     def _turn(self) -> None:
-        end = time.perf_counter() + _SLICE_S
-        while time.perf_counter() < end:
+        end = self._clock() + _SLICE_S
+        while self._clock() < end:
             found = self._jobs.peek()
             if found is None:
                 break

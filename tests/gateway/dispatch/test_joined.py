@@ -21,7 +21,6 @@ from gateway.dispatch.campaign import RECEIVED, Push
 from gateway.dispatch.sending import Sending
 from gateway.dispatch.transmission import Transmission, Ways
 from gateway.dispatch.unanswered import Unanswered
-from gateway.edge import delivery as delivery_module
 from gateway.edge.delivery import Delivery
 from gateway.edge.early import EarlyMessages
 from gateway.edge.output import CONTROL, Item
@@ -74,7 +73,8 @@ class EdgeModel:
         self.recalls = Recalls()
         self.early = EarlyMessages(1000)
         hold = self.early.hold
-        self.delivery = Delivery(Writing(self.table, self.rows, hold, self.recalls), self.rows)
+        writing = Writing(self.table, self.rows, hold, self.recalls)
+        self.delivery = Delivery(writing, self.rows, lambda: 0.0)
 
     def close(self, fd: int) -> None:
         """As Sessions.on_closed."""
@@ -140,13 +140,8 @@ class Joined(RuleBasedStateMachine):
         asyncio.set_event_loop(self.loop)
         self.now = 1000.0
         clock = SimpleNamespace(monotonic=lambda: self.now)
-        still = SimpleNamespace(perf_counter=lambda: 0.0)
-        self._clocks = [
-            patch.object(transmission_module, "time", clock),
-            patch.object(delivery_module, "time", still),
-        ]
-        for each in self._clocks:
-            each.start()
+        self._clock = patch.object(transmission_module, "time", clock)
+        self._clock.start()
         self._deliveries = transmission_module._DELIVERIES
         # One message in each deliver, and few under way: so much the more can come in between.
         transmission_module._DELIVERIES = 0.25  # type: ignore[misc,assignment]
@@ -185,8 +180,7 @@ class Joined(RuleBasedStateMachine):
         try:
             self.heal()
         finally:
-            for each in self._clocks:
-                each.stop()
+            self._clock.stop()
             transmission_module._DELIVERIES = self._deliveries  # type: ignore[misc]
             self.owner.transmission.stop()
             self.turn(3)

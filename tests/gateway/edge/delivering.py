@@ -2,12 +2,10 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from types import SimpleNamespace
 
 import pytest
 from pyroaring import BitMap
 
-from gateway.edge import delivery as delivery_module
 from gateway.edge.delivery import Delivery
 from gateway.edge.output import CONTROL, Item
 from gateway.edge.recalls import Recalls
@@ -45,9 +43,11 @@ class Output(ReactorRecorder):
 
 
 class Rig:
-    """Sessions on a recorder, and the delivery beside them."""
+    """Sessions on a recorder, and beside them the delivery, whose slices end when `clock` says so: never, unless a
+    test puts another there."""
 
     def __init__(self, **edge: int) -> None:
+        self.clock: Callable[[], float] = lambda: 0.0
         self.stage = Stage(size=512, **edge)
         self.output = Output()
         self.stage.reactor = self.stage.sessions.reactor = self.output  # type: ignore[assignment]
@@ -57,7 +57,7 @@ class Rig:
         sessions = self.stage.sessions
         hold, recalls = sessions.early.hold, sessions.recalls
         self.writing = Writing(self.stage.table, self.output, hold, recalls)
-        return Delivery(self.writing, self.output)
+        return Delivery(self.writing, self.output, lambda: self.clock())
 
     async def run(
         self, p: int, *deliveries: tuple[bytes, Iterable[int] | bytes], fence: int = 1
@@ -114,18 +114,15 @@ class SlowOutput(Output):
         return super().offer(fd, message)
 
 
-def many_rows(
-    monkeypatch: pytest.MonkeyPatch, rows: int, recalls: Recalls | None = None
-) -> tuple[Delivery, SlowOutput, Table]:
+def many_rows(rows: int, recalls: Recalls | None = None) -> tuple[Delivery, SlowOutput, Table]:
     """Sessions of devices 0 to rows - 1, on descriptors of the same numbers."""
     table, output = Table(2 * rows), SlowOutput()
-    monkeypatch.setattr(delivery_module, "time", SimpleNamespace(perf_counter=lambda: output.now))
     for fd in range(rows):
         table.add(fd)
         table.open(fd, fd, fd + 1)
     recalls = Recalls() if recalls is None else recalls
     writing = Writing(table, output, lambda fd, message: False, recalls)
-    return Delivery(writing, output), output, table
+    return Delivery(writing, output, lambda: output.now), output, table
 
 
 def request(p: int, *deliveries: rpc_pb2.Delivery, priority: int = NORMAL) -> bytes:

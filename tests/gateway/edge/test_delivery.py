@@ -316,10 +316,8 @@ async def test_a_small_deliver_is_done_when_it_comes() -> None:
     assert rig.delivery.deliver(deliver(0, (A, [7]))) == b"", "another turn"
 
 
-async def test_many_small_delivers_of_a_turn_have_no_more_time_than_one_large(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    work, output, _ = many_rows(monkeypatch, 100)
+async def test_many_small_delivers_of_a_turn_have_no_more_time_than_one_large() -> None:
+    work, output, _ = many_rows(100)
     answers = [work.deliver(deliver(0, (A, [row]))) for row in range(100)]
     assert 8 <= len(output.out) <= 11, "1 ms"
     waiting = [answer for answer in answers if not isinstance(answer, bytes)]
@@ -327,11 +325,9 @@ async def test_many_small_delivers_of_a_turn_have_no_more_time_than_one_large(
     assert await asyncio.gather(*waiting) == [b""] * len(waiting) and len(output.out) == 100
 
 
-async def test_what_is_begun_and_not_done_goes_on_and_nothing_of_its_lane_passes(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_what_is_begun_and_not_done_goes_on_and_nothing_of_its_lane_passes() -> None:
     rows = 200
-    work, output, _ = many_rows(monkeypatch, rows)
+    work, output, _ = many_rows(rows)
     campaign = work.deliver(deliver(0, (A, range(rows))))
     assert not isinstance(campaign, bytes) and len(output.out) == 64
     later = work.deliver(deliver(0, (B, [0, rows - 1])))
@@ -340,11 +336,9 @@ async def test_what_is_begun_and_not_done_goes_on_and_nothing_of_its_lane_passes
     assert output.out[0] == output.out[rows - 1] == A + B
 
 
-async def test_a_high_deliver_passes_no_other_whose_caller_has_gone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_high_deliver_passes_no_other_whose_caller_has_gone() -> None:
     rows = 200
-    work, output, _ = many_rows(monkeypatch, rows)
+    work, output, _ = many_rows(rows)
     orphan = work.deliver(request(0, one(A, *range(rows), restart=True), priority=HIGH))
     assert not isinstance(orphan, bytes)
     orphan.cancel()
@@ -354,10 +348,8 @@ async def test_a_high_deliver_passes_no_other_whose_caller_has_gone(
     assert output.out[rows - 1] == A + B
 
 
-async def test_a_high_deliver_is_done_at_once_beside_what_waits(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    work, output, _ = many_rows(monkeypatch, 3)
+async def test_a_high_deliver_is_done_at_once_beside_what_waits() -> None:
+    work, output, _ = many_rows(3)
     campaign = queued(work, deliver(0, (A, [0, 1])))
     await asyncio.sleep(0)
     waiting = queued(work, deliver(0, (A, [0, 1])))
@@ -371,10 +363,10 @@ async def test_a_high_deliver_is_done_at_once_beside_what_waits(
 
 
 @both
-async def test_a_large_deliver_lets_the_loop_turn(monkeypatch: pytest.MonkeyPatch, to: To) -> None:
+async def test_a_large_deliver_lets_the_loop_turn(to: To) -> None:
     """Nothing else waits for longer than some milliseconds, however many rows there are."""
     rows = 2000
-    work, output, _ = many_rows(monkeypatch, rows)
+    work, output, _ = many_rows(rows)
     future = queued(work, deliver(0, (A, to(*range(rows)))))
     longest, last = 0.0, output.now
     while not future.done():
@@ -385,11 +377,9 @@ async def test_a_large_deliver_lets_the_loop_turn(monkeypatch: pytest.MonkeyPatc
     assert longest < 0.010, f"the loop waited for {longest * 1000:.0f} ms"
 
 
-async def test_rows_that_come_and_go_between_slices_do_no_harm(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_rows_that_come_and_go_between_slices_do_no_harm() -> None:
     rows = 400
-    work, output, table = many_rows(monkeypatch, rows)
+    work, output, table = many_rows(rows)
     future = queued(work, deliver(0, (A, bitmap(*range(rows)))))
     await asyncio.sleep(0)
     served = set(output.out)

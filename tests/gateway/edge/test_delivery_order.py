@@ -93,11 +93,9 @@ async def test_a_session_that_is_still_registering_begins_anew_just_once(to: To)
     assert kinds(sent)[0] == Kind.WELCOME and sent.endswith(A + B)
 
 
-async def test_a_session_that_comes_while_a_campaign_goes_out_gets_nothing_of_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_session_that_comes_while_a_campaign_goes_out_gets_nothing_of_it() -> None:
     rows = 400
-    work, output, table = many_rows(monkeypatch, rows)
+    work, output, table = many_rows(rows)
     table.fresh.clear()
     campaign = queued(work, deliver(0, (A, bitmap(*range(rows))), restart=False))
     await asyncio.sleep(0)
@@ -171,11 +169,9 @@ async def test_a_recall_frame_reaches_whoever_is_there(to: To) -> None:
     assert rig.stage.take(4) == frame
 
 
-async def test_a_high_deliver_does_not_wait_for_a_campaign(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_high_deliver_does_not_wait_for_a_campaign() -> None:
     rows = 2000
-    work, output, _ = many_rows(monkeypatch, rows)
+    work, output, _ = many_rows(rows)
     campaign = queued(work, deliver(0, (A, bitmap(*range(rows)))))
     await asyncio.sleep(0)
     before = len(output.out)
@@ -233,12 +229,10 @@ async def test_a_recalled_push_is_delivered_no_more(to: To) -> None:
     assert rig.stage.take(4) == B and rig.writing.recalled_total == 1
 
 
-async def test_a_recall_stops_a_campaign_that_is_being_delivered(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_recall_stops_a_campaign_that_is_being_delivered() -> None:
     rows = 1000
     recalls = Recalls()
-    work, output, _ = many_rows(monkeypatch, rows, recalls)
+    work, output, _ = many_rows(rows, recalls)
     campaign = rpc_pb2.Delivery(frame=A, bitmap=bitmap(*range(rows)), push_id=99, restart=True)
     future = queued(work, request(0, campaign))
     await asyncio.sleep(0)

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Iterable, Sequence
 from itertools import count
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -51,11 +50,9 @@ def row(rig: Rig, fd: int, p: int, index: int) -> None:
     rig.stage.table.open(fd, device_id(p, index), fd)
 
 
-def one_row_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = count()
-    now = SimpleNamespace(perf_counter=lambda: next(clock))
-    monkeypatch.setattr(delivery_module, "time", now)
-    monkeypatch.setattr(delivery_module, "_SLICE_S", 1.5)
+def one_row_a_turn(monkeypatch: pytest.MonkeyPatch, rig: Rig) -> None:
+    ticks = count(step=delivery_module._SLICE_S / 1.5)
+    rig.clock = lambda: next(ticks)
     monkeypatch.setattr(writing_module, "_STRIDE", 1)
 
 
@@ -172,8 +169,8 @@ async def test_it_is_cut_where_there_are_many_rows(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("restart", [False, True])
 async def test_rows_that_leave_under_it(monkeypatch: pytest.MonkeyPatch, restart: bool) -> None:
     """Gone, back on another descriptor, another device on theirs, sent away."""
-    one_row_a_turn(monkeypatch)
     rig, output = three_partitions()
+    one_row_a_turn(monkeypatch, rig)
     table = rig.stage.table
     waiting = [rig.queued(deliver(p, (A, EVERYBODY), restart=restart)) for p in range(3)]
     while len(output.strides) < 3:
@@ -196,8 +193,8 @@ async def test_a_recall_frame_follows_a_device_to_its_new_row(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nobody sends it again, and a WELCOME may have been too early to tell of it."""
-    one_row_a_turn(monkeypatch)
     rig, output = three_partitions()
+    one_row_a_turn(monkeypatch, rig)
     waiting = rig.queued(deliver(0, (recall_frame(9), EVERYBODY), restart=False))
     while len(output.strides) < 3:
         await asyncio.sleep(0)
@@ -210,8 +207,8 @@ async def test_a_recall_frame_follows_a_device_to_its_new_row(
 async def test_a_restart_holds_for_those_behind_it_when_it_is_recalled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    one_row_a_turn(monkeypatch)
     rig, output = three_partitions()
+    one_row_a_turn(monkeypatch, rig)
     rig.stage.table.begin_anew(0, 7)
     first = rpc_pb2.Delivery(frame=A, push_id=1, bitmap=EVERYBODY, restart=True)
     waiting = rig.queued(request(0, first, rpc_pb2.Delivery(frame=B, push_id=2, bitmap=EVERYBODY)))
@@ -247,8 +244,8 @@ async def test_a_defect_in_front_of_others_fails_alone(monkeypatch: pytest.Monke
 
 
 async def test_a_recall_in_the_middle_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    one_row_a_turn(monkeypatch)
     rig, output = three_partitions()
+    one_row_a_turn(monkeypatch, rig)
     one, other = (
         rpc_pb2.Delivery(frame=f, push_id=n, bitmap=EVERYBODY) for n, f in ((1, A), (2, B))
     )
@@ -266,8 +263,8 @@ async def test_a_recall_in_the_middle_ends_it(monkeypatch: pytest.MonkeyPatch) -
 async def test_from_the_moment_on_at_which_nothing_may_be_sent_all_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    one_row_a_turn(monkeypatch)
     rig, output = three_partitions()
+    one_row_a_turn(monkeypatch, rig)
     waiting = [rig.queued(deliver(p, (A, EVERYBODY), restart=False)) for p in range(3)]
     while len(output.out) < 21:
         await asyncio.sleep(0)
