@@ -10,11 +10,9 @@ async def test_what_blocks_the_loop_is_seen() -> None:
     stall = LoopStall()
     watching = asyncio.create_task(stall.watch())
     await asyncio.sleep(0.03)
-    before = stall.largest_s
     time.sleep(0.2)
     await asyncio.sleep(0.03)
     watching.cancel()
-    assert before < stall.largest_s
     assert stall.largest_s > 0.15
 
 

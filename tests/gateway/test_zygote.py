@@ -1,6 +1,5 @@
 """The zygote in a real process, with trivial edges."""
 
-import itertools
 import json
 import os
 import select
@@ -183,14 +182,14 @@ def test_an_edge_that_does_not_drain_is_killed(tmp_path: Path) -> None:
 
 def test_a_failing_edge_is_started_again_ever_more_slowly(tmp_path: Path) -> None:
     with Handle(tmp_path, "stand_ins:failing_edge") as handle:
+        began = time.monotonic()
         handle.send(fork=0)
-        times = []
-        for _ in range(3):
+        for _ in range(4):
             handle.next("forked")
-            times.append(time.monotonic())
+            took = time.monotonic() - began
             assert handle.next("exited")["status"] == 1
-        first, second = (later - earlier for earlier, later in itertools.pairwise(times))
-        assert first >= 0.1 and second >= 0.2
+        # All together: each alone may be told late, and the next one at once.
+        assert took >= 0.1 + 0.2 + 0.4
     assert "an edge that cannot start" in (tmp_path / "stderr").read_text()
 
 
