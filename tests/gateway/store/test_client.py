@@ -1,14 +1,18 @@
 """`Store`: pipelined, in order, never repeating by itself, back by itself."""
 
 import asyncio
+from enum import IntEnum
 from pathlib import Path
 
 import pytest
-from redis.asyncio.connection import UnixDomainSocketConnection
+from hypothesis import given
+from hypothesis import strategies as st
+from redis.asyncio.connection import Connection, UnixDomainSocketConnection
 from structlog.testing import capture_logs
 
 from gateway.store.client import Store
 from gateway.store.errors import Fenced, StoreError, StoreUnavailable
+from gateway.store.link import Argument, Command, packed
 from gateway.store.ownership import take_fence
 from gateway.store.scripts import script
 from tests.gateway.store.valkey import LossyProxy, Valkey, until
@@ -39,6 +43,32 @@ async def test_replies_find_their_commands_and_an_error_disturbs_none(store: Sto
     replies = await asyncio.gather(*calls, return_exceptions=True)
     assert [r for r in replies if not isinstance(r, Exception)] == [b"%d" % n for n in range(500)]
     assert sum(isinstance(r, StoreError) for r in replies) == 72
+
+
+class Seven(IntEnum):
+    SEVEN = 7
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.binary(max_size=300),
+            st.text(st.characters(exclude_categories=["Cs"]), max_size=300),
+            st.integers(),
+            st.just(Seven.SEVEN),
+            st.just(b"x" * 70_000),
+        ),
+        max_size=8,
+    ),
+    st.booleans(),
+)
+def test_a_command_is_packed_as_redis_py_packs_it(
+    arguments: list[Argument], as_tuple: bool
+) -> None:
+    command: Command = ["EVALSHA", *arguments]
+    connection = Connection()
+    chunks = packed(tuple(command) if as_tuple else command, connection)
+    assert b"".join(chunks) == b"".join(connection.pack_command(*command))
 
 
 async def test_a_store_that_does_not_answer_is_given_up_and_found_again(
