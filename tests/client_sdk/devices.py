@@ -1,13 +1,14 @@
 """Devices for tests, without jitter and gathering, so that nothing waits for a clock."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from client_sdk import Device, Event, Message, Options
-from tests.client_sdk.edge import PATIENCE_S, Edge
+from tests.client_sdk.edge import Edge
+from tests.waiting import PATIENCE_S
 
 KEY = "access key"
 
@@ -67,9 +68,3 @@ async def _let_happen(asked: Awaitable[object]) -> bool:
     asking.cancel()
     await asyncio.wait({asking})
     return not asking.cancelled()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():
-            await asyncio.sleep(0.001)

@@ -10,8 +10,8 @@ from protocol.codes import MAX_BODY_UP, CloseCode, Kind
 from protocol.schema import device_pb2
 from protocol.schema.device_pb2 import ReceiptState
 from protocol.states import Side, State, on_received, on_sent
+from tests.waiting import PATIENCE_S
 
-PATIENCE_S = 10.0
 """For what must happen; a test that waits longer has failed."""
 DEVICE_ID = 3 << 32 | 7
 

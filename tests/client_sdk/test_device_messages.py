@@ -15,7 +15,8 @@ from client_sdk import (
 from protocol.codes import Kind
 from protocol.schema import device_pb2
 from tests.client_sdk.devices import connected, device_of, nothing_more, take
-from tests.client_sdk.edge import PATIENCE_S, Edge
+from tests.client_sdk.edge import Edge
+from tests.waiting import PATIENCE_S
 
 
 class TestMessages:

@@ -17,7 +17,8 @@ from client_sdk.tags import SYSTEM_NAMES
 from protocol.codes import MAX_TAG_BYTES, MAX_TAGS, Kind
 from protocol.schema import device_pb2
 from tests.client_sdk.devices import connected, device_of
-from tests.client_sdk.edge import PATIENCE_S, Edge, Peer
+from tests.client_sdk.edge import Edge, Peer
+from tests.waiting import PATIENCE_S
 
 VICTIM = """
 import asyncio, os, signal, sys

@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from client_sdk import Device
-from tests.client_sdk.devices import device_of, until
+from tests.client_sdk.devices import device_of
 from tests.client_sdk.edge import Edge
+from tests.waiting import until
 
 PAGE = (Path(__file__).parents[2] / "docs" / "sdk.md").read_text()
 Run = Callable[[Device, dict[int, str]], Awaitable[None]]

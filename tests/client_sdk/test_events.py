@@ -8,8 +8,9 @@ import pytest
 
 from client_sdk import Recalled, Refused, Replaced
 from protocol.codes import CloseCode
-from tests.client_sdk.devices import connected, events_of, no_event, take, until
-from tests.client_sdk.edge import PATIENCE_S, Edge
+from tests.client_sdk.devices import connected, events_of, no_event, take
+from tests.client_sdk.edge import Edge
+from tests.waiting import PATIENCE_S, until
 
 
 async def test_not_taken_they_come_again(edge: Edge, state_dir: Path) -> None:

@@ -8,10 +8,11 @@ import pytest
 
 from client_sdk import Recalled, Replaced, StorageError
 from client_sdk.entries import Acked, Begun, Entry, Recall, Replacement, Told
-from tests.client_sdk.devices import connected, device_of, events_of, nothing_more, take, until
+from tests.client_sdk.devices import connected, device_of, events_of, nothing_more, take
 from tests.client_sdk.edge import Edge
 from tests.client_sdk.full_disk import Disk
 from tests.client_sdk.journals import journal, loaded, state, stored
+from tests.waiting import until
 
 BATCHES: tuple[list[Entry], ...] = (
     [stored(1, "key", content=b"c" * 40)],

@@ -10,7 +10,8 @@ from pathlib import Path
 from client_sdk import Device
 from protocol.codes import Kind
 from protocol.schema import device_pb2
-from tests.client_sdk.edge import PATIENCE_S, Edge, Peer, running_edge
+from tests.client_sdk.edge import Edge, Peer, running_edge
+from tests.waiting import PATIENCE_S
 
 VICTIM = """
 import asyncio, sys

@@ -7,16 +7,9 @@ import pytest
 
 from client_sdk import Recalled, disk
 from protocol.codes import Kind
-from tests.client_sdk.devices import (
-    connected,
-    device_of,
-    events_of,
-    no_event,
-    nothing_more,
-    take,
-    until,
-)
-from tests.client_sdk.edge import PATIENCE_S, Edge, message_frame, recall_frame
+from tests.client_sdk.devices import connected, device_of, events_of, no_event, nothing_more, take
+from tests.client_sdk.edge import Edge, message_frame, recall_frame
+from tests.waiting import PATIENCE_S, until
 
 GONE = "127.0.0.1:1"
 """Nobody listens there: a device without a network."""

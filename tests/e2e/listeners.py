@@ -9,7 +9,7 @@ from typing import Any
 
 from client_sdk import Device, DeviceError, Message, Options
 from tests.e2e.tenants import Tenant
-from tests.e2e.waiting import PATIENCE_S, until
+from tests.waiting import PATIENCE_S, until
 
 
 class Listener:

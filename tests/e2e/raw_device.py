@@ -20,7 +20,7 @@ from protocol.codes import (
 from protocol.credentials import registration_proof
 from protocol.frames import Frame, FrameBuffer, encode
 from protocol.schema import device_pb2
-from tests.e2e.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S
 
 Body = TypeVar("Body", bound=Message)
 

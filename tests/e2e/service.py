@@ -22,7 +22,7 @@ from gateway.store import keys
 from tests.e2e.http import Answer, request
 from tests.e2e.log_lines import LogLines
 from tests.e2e.processes import MARK, end_all, of_run, send
-from tests.e2e.waiting import until
+from tests.waiting import until
 
 ROOT: Final = Path(__file__).parents[2]
 PARTITIONS: Final = 4

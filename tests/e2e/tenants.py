@@ -11,7 +11,7 @@ from protocol.codes import CloseCode
 from tests.e2e.http import Answer, request
 from tests.e2e.raw_device import RawDevice
 from tests.e2e.service import Service
-from tests.e2e.waiting import PATIENCE_S, until
+from tests.waiting import PATIENCE_S, until
 
 STATES: Final = (
     "received",

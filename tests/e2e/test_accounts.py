@@ -21,7 +21,7 @@ from tests.e2e.listeners import Listener, listening, several
 from tests.e2e.processes import send
 from tests.e2e.service import PARTITIONS, Service
 from tests.e2e.tenants import Tenant
-from tests.e2e.waiting import PATIENCE_S, until
+from tests.waiting import PATIENCE_S, until
 
 HURTS = True
 

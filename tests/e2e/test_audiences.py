@@ -8,7 +8,7 @@ from typing import Any
 from tests.e2e.listeners import listening
 from tests.e2e.service import Service
 from tests.e2e.tenants import Tenant
-from tests.e2e.waiting import until
+from tests.waiting import until
 
 
 async def count(tenant: Tenant, audience: Any) -> int:

@@ -13,8 +13,8 @@ from protocol.ids import split_device_id
 from tests.e2e.service import OFTEN, Service, serving
 from tests.e2e.tenants import Tenant, new_tenant
 from tests.e2e.test_store_faults import Outage, outage_of
-from tests.e2e.waiting import until
 from tests.gateway.store.cluster import ValkeyCluster
+from tests.waiting import until
 
 PATIENCE_S = 40.0
 

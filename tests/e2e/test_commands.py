@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.e2e.service import Service, environment
 from tests.e2e.tenants import Tenant
-from tests.e2e.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S
 
 
 async def _start(service: Service, *arguments: str, **environ: str) -> asyncio.subprocess.Process:

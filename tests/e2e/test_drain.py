@@ -10,7 +10,7 @@ from typing import Any
 from tests.e2e.listeners import several
 from tests.e2e.service import ROOT, Service
 from tests.e2e.tenants import Tenant
-from tests.e2e.waiting import until
+from tests.waiting import until
 
 HURTS = True
 MANY = 12

@@ -9,7 +9,7 @@ from tests.e2e.processes import send
 from tests.e2e.raw_device import RawDevice
 from tests.e2e.service import Edge, Service
 from tests.e2e.tenants import Tenant
-from tests.e2e.waiting import until
+from tests.waiting import until
 
 HURTS = True
 

@@ -8,7 +8,7 @@ from tests.e2e.listeners import listening
 from tests.e2e.raw_device import RawDevice
 from tests.e2e.service import Service
 from tests.e2e.tenants import Tenant
-from tests.e2e.waiting import until
+from tests.waiting import until
 
 
 async def explain(tenant: Tenant, push: int, device: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from tests.e2e.http import Answer
 from tests.e2e.listeners import listening
 from tests.e2e.service import PARTITIONS, serving
 from tests.e2e.tenants import Tenant, new_tenant
-from tests.e2e.waiting import until
+from tests.waiting import until
 
 HURTS = True
 LIMIT = 40

@@ -14,7 +14,7 @@ from tests.e2e.listeners import listening, several
 from tests.e2e.processes import send
 from tests.e2e.service import Service, serving
 from tests.e2e.tenants import STATES, Tenant, new_tenant
-from tests.e2e.waiting import until
+from tests.waiting import until
 
 HURTS = True
 

@@ -12,7 +12,7 @@ from tests.e2e.processes import lives, of_run, send
 from tests.e2e.raw_device import RawDevice
 from tests.e2e.service import Service, command, environment, serving
 from tests.e2e.tenants import Tenant
-from tests.e2e.waiting import until
+from tests.waiting import until
 
 PROCESSES = 7
 """Supervisor, store, dispatch node, API, zygote and two edges."""

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from protocol.codes import Kind
 from protocol.frames import PONG, encode
 from protocol.schema import device_pb2
-from tests.e2e.waiting import until
 from tests.faults import written
 from tests.faults.door import Copy, Door, Mark, Watch
 from tests.faults.plan import CannotHere
 from tests.faults.written import written_by_peer
+from tests.waiting import until
 
 DEVICE = 7
 WELCOME = encode(Kind.WELCOME, device_pb2.Welcome(device_id=DEVICE).SerializeToString())

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from gateway.rpc import Method, RpcClient, RpcServer
 from protocol.frames import FrameBuffer, encode
-from tests.e2e.waiting import until
 from tests.faults.plan import Address
 from tests.faults.relay import Relay
 from tests.faults.rpc_relay import HELD_MOST, Replies, RpcRelay
+from tests.waiting import until
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 SOON_S = 5.0

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from gateway import rpc
 from gateway.rpc import Handler, Method, RpcClient, RpcError, RpcServer
 from tests.fuzz.rpc_bytes import SMALL_BODY
+from tests.waiting import until
 
 SECRET: Final = b"s" * 32
 SOON_S: Final = 10.0
@@ -44,12 +45,6 @@ def run(main: Callable[[], Awaitable[None]]) -> None:
 
 def _is_defect(line: MutableMapping[str, Any]) -> bool:
     return line["log_level"] not in ("debug", "info", "warning") or "exc_info" in line
-
-
-async def until(good: Callable[[], object]) -> None:
-    async with asyncio.timeout(SOON_S):
-        while not good():
-            await asyncio.sleep(_STEP_S)
 
 
 async def echo_later(body: bytes) -> bytes:

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from gateway.rpc import Method, RpcClient, RpcError, RpcUnavailable
 from protocol.frames import FrameBuffer
 from tests.fuzz.rpc_bytes import SMALL_BODY, cuts, damaged, pieces, refusal, response
-from tests.fuzz.rpc_ends import SOON_S, client_of, run, scripted, until
+from tests.fuzz.rpc_ends import SOON_S, client_of, run, scripted
+from tests.waiting import until
 
 Outcome = bytes | BaseException
 

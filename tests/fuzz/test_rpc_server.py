@@ -30,7 +30,8 @@ from tests.fuzz.rpc_bytes import (
     requests,
     whole,
 )
-from tests.fuzz.rpc_ends import SOON_S, client_of, run, serving, until
+from tests.fuzz.rpc_ends import SOON_S, client_of, run, serving
+from tests.waiting import until
 
 HEADER = 5
 

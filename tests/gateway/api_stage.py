@@ -13,7 +13,6 @@ import socket
 import struct
 import subprocess
 import threading
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,6 +29,7 @@ from gateway.store import keys
 from gateway.store.client import Store
 from gateway.store.embedded import find_server
 from protocol.schema import log_pb2
+from tests.waiting import eventually
 
 T = TypeVar("T")
 
@@ -240,20 +240,6 @@ def config(
         store=StoreConfig(lease_s=lease_s, timeout_s=2.0),
         api=msgspec.structs.replace(Api(listen="127.0.0.1:0", patience_s=0.0), **api),
     )
-
-
-def eventually(good: Callable[[], object], limit_s: float = 10.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not good():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.005)
-
-
-async def soon(good: Callable[[], object], limit_s: float = 10.0) -> None:
-    """As `eventually`, on the loop."""
-    async with asyncio.timeout(limit_s):
-        while not good():
-            await asyncio.sleep(0.002)
 
 
 async def add_devices(store: Store, app: int, devices: dict[int, list[int]]) -> None:

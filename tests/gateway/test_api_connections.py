@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import pytest
@@ -16,6 +16,7 @@ from gateway.api import listen
 from gateway.api.connections import HEAD_BYTES, Gathered, HttpConnections
 from gateway.api.process import uvicorn_config
 from gateway.config import Api
+from tests.waiting import until
 
 ASK = b"GET /%s HTTP/1.1\r\nhost: x\r\n\r\n"
 
@@ -120,12 +121,6 @@ async def test_head_and_body_of_an_answer_come_together() -> None:
             client.say(ASK % path)
             assert (await client.hears()).endswith(b"\r\n\r\n/" + path)
         client.transport.close()
-
-
-async def until(good: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
-        while not good():
-            await asyncio.sleep(0.001)
 
 
 @pytest.fixture

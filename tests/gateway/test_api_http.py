@@ -25,14 +25,8 @@ from protocol.codes import MAX_CONTENT
 from protocol.ids import EPOCH_MS, SEVERAL, device_id, push_place
 from protocol.schema import device_pb2, rpc_pb2
 from tests.gateway.api_scene import Scene, error_of, played
-from tests.gateway.api_stage import (
-    PARTITIONS,
-    SECRETS,
-    all_pushes,
-    bearer,
-    eventually,
-    pushes_in,
-)
+from tests.gateway.api_stage import PARTITIONS, SECRETS, all_pushes, bearer, pushes_in
+from tests.waiting import eventually
 
 DEVICE = device_id(1, 5)
 OLD = (1 << 20) << 29
@@ -216,7 +210,7 @@ def test_an_app_made_a_moment_ago_is_found(scene: Scene) -> None:
     def pushed() -> int:
         return scene.stage.request("POST", "/v1/apps/fresh/pushes", good(), bearer(new.api_key))[0]
 
-    eventually(lambda: pushed() == 202, 3.0)
+    eventually(lambda: pushed() == 202)
 
 
 # What became of it.
@@ -430,7 +424,7 @@ def test_metrics(scene: Scene) -> None:
         'columba_queue_items{process="api:1",queue="body_bytes"} 0.0',
     }
     # An answer of half a second ago may be given again, from before the push.
-    eventually(lambda: wanted <= lines() and any(map(_counts_pushes, lines())), 3.0)
+    eventually(lambda: wanted <= lines() and any(map(_counts_pushes, lines())))
     names = [line.split()[2] for line in lines() if line.startswith("# TYPE")]
     assert len(names) == len(set(names))
     assert all(name.startswith("columba_") for name in names)
@@ -446,7 +440,7 @@ def test_a_process_that_does_not_answer_is_shown_as_such(scene: Scene) -> None:
     info = {"rpc": "unix:/nowhere/edge.sock"}
     lease = scene.stage.do(Lease.take(backend.store, backend.clock, "edge", 60.0, info))
     wanted = 'columba_process_answered{process="edge:1"} 0.0'
-    eventually(lambda: wanted in scene.stage.get("/metrics")[2].splitlines(), 5.0)
+    eventually(lambda: wanted in scene.stage.get("/metrics")[2].splitlines())
     scene.stage.do(lease.end())
 
 

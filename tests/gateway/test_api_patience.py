@@ -20,7 +20,8 @@ from protocol.ids import SEVERAL, device_id
 from protocol.schema import log_pb2, rpc_pb2
 from tests.gateway.account_owners import AccountOwners
 from tests.gateway.api_scene import DEVICES, Node, Scene, error_of, played
-from tests.gateway.api_stage import PARTITIONS, eventually
+from tests.gateway.api_stage import PARTITIONS
+from tests.waiting import eventually
 
 OLD = (1 << 20) << 29
 P = 2
@@ -114,7 +115,7 @@ def test_patience_has_an_end(scene: Scene, monkeypatch: pytest.MonkeyPatch, ques
     method, path, body, _ = QUESTIONS[question]
     begun = time.monotonic()
     answer = scene.call(method, path, body)
-    assert 0.3 < time.monotonic() - begun < 1.5
+    assert 0.3 < time.monotonic() - begun < PATIENCE_S
     if "results" in answer[2]:
         assert [one["code"] for one in answer[2]["results"]] == ["unavailable"]
     else:
@@ -132,7 +133,7 @@ def test_one_binding_request_has_one_patience(
     begun = time.monotonic()
     results = scene.call("POST", "accounts:bind", {"items": items})[2]["results"]
     assert {result["code"] for result in results} == {"unavailable"}
-    assert time.monotonic() - begun < 1.5
+    assert time.monotonic() - begun < 2.5
 
 
 def test_another_node_takes_the_partition(scene: Scene, tmp_path: Path) -> None:

@@ -33,9 +33,9 @@ from tests.gateway.api_stage import (
     all_pushes,
     bearer,
     config,
-    eventually,
     request,
 )
+from tests.waiting import eventually
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,8 @@ from gateway.store.recalls import StoredRecall
 from protocol.ids import EPOCH_MS, SEVERAL
 from protocol.schema import log_pb2, rpc_pb2
 from tests.gateway.api_scene import Edge, Scene, error_of, played
-from tests.gateway.api_stage import bearer, eventually
+from tests.gateway.api_stage import bearer
+from tests.waiting import eventually
 
 OLD = (1 << 20) << 29
 MAX_TTL_MS = 28 * 86_400 * 1000

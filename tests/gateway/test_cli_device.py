@@ -4,8 +4,8 @@ import asyncio
 from pathlib import Path
 
 from gateway.cli import device
-from tests.client_sdk.devices import until
 from tests.client_sdk.edge import running_edge
+from tests.waiting import until
 
 
 async def test_messages_and_events_are_shown(tmp_path: Path) -> None:

@@ -8,8 +8,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ import pytest
 from gateway import datadir
 from gateway.store import embedded
 from gateway.store.embedded import EmbeddedError, EmbeddedServer, find_server, server_config
+from tests.waiting import until
 
 HELPER = """
 import asyncio, sys
@@ -39,13 +39,6 @@ def data_dir() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="columba-test-"))
     yield path
     shutil.rmtree(path)
-
-
-async def until(condition: Callable[[], object], wait_s: float = 20.0) -> None:
-    deadline_s = time.monotonic() + wait_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "not within the time"
-        await asyncio.sleep(0.01)
 
 
 def lives(pid: int) -> bool:

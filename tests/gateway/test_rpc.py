@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gateway import rpc
 from gateway.rpc import MAX_BODY, Handler, Method, RpcClient, RpcError, RpcServer, RpcUnavailable
 from protocol.frames import encode, split
-from tests.gateway.store.valkey import until
+from tests.waiting import until
 
 SECRET = b"s" * 32
 REQUEST, RESPONSE, CHALLENGE, PROOF = 0x21, 0x22, 0x24, 0x25
@@ -341,7 +341,7 @@ async def test_a_server_that_never_speaks_is_left_and_dialled_again(
         await reader.read()
 
     async with impostor(silent) as address, client_of(address):
-        await until(lambda: dials >= 2, 0.5)
+        await until(lambda: dials >= 2)
 
 
 async def test_a_client_that_never_proves_itself_is_sent_away(

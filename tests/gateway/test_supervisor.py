@@ -1,6 +1,5 @@
 """The supervisor with real processes: stand-ins for the roles, the real embedded store."""
 
-import asyncio
 import json
 import os
 import shutil
@@ -11,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +26,7 @@ from gateway.network import split_address
 from gateway.secretfiles import Secrets
 from gateway.supervisor import Programs, Supervisor, free_address
 from gateway.supervisor.storeside import StoreSide
+from tests.waiting import until
 
 SECRETS = Secrets({1: b"k" * 32}, 1, b"r" * 32)
 
@@ -84,13 +84,6 @@ async def running(data_dir: Path, side: Side) -> AsyncIterator[tuple[Supervisor,
         yield started, await started.start()
     finally:
         await started.stop()
-
-
-async def until(condition: Callable[[], object], wait_s: float = 20.0) -> None:
-    deadline_s = time.monotonic() + wait_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "not within the time"
-        await asyncio.sleep(0.01)
 
 
 def lives(pid: int) -> bool:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,6 +17,7 @@ import pytest
 from gateway import datadir, handover
 from gateway.config import Config, Edge, Service
 from gateway.secretfiles import Secrets
+from tests.waiting import eventually
 
 SECRETS = Secrets({1: b"k" * 32}, 1, b"r" * 32)
 WAIT_S = 20.0
@@ -24,13 +25,6 @@ WAIT_S = 20.0
 
 def lives(pid: int) -> bool:
     return datadir.process_start(pid) is not None
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline_s = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline_s, "not within the time"
-        time.sleep(0.005)
 
 
 class Handle:
@@ -165,7 +159,7 @@ def test_edges_do_not_outlive_a_killed_zygote(zygote: Handle, tmp_path: Path) ->
     zygote.send(fork=0)
     pid = zygote.next("ready")["pid"]
     zygote.process.kill()
-    until(lambda: not lives(pid))
+    eventually(lambda: not lives(pid))
     assert (tmp_path / "notes").read_text() == "edge stopped\n"
 
 

@@ -22,7 +22,7 @@ from gateway.store.clock import StoreClock
 from gateway.store.leases import Lease
 from gateway.store.log import LogReader
 from protocol.schema import device_pb2, rpc_pb2
-from tests.gateway.store.valkey import until
+from tests.waiting import until
 
 LEASE_S = 6.0
 """Longer than a busy machine may stop a test for; who waits for the end of one takes SHORT_LEASE_S."""

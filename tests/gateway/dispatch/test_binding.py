@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.dispatch import queries
 from gateway.dispatch import turns as turns_module
 from gateway.dispatch.accounts import Entry as Listed
 from gateway.dispatch.accounts import Holding
@@ -22,7 +23,8 @@ from tests.gateway.dispatch import records
 from tests.gateway.dispatch.nodes import SHORT_LEASE_S, Running, config, content, hasten, running
 from tests.gateway.dispatch.records import Log
 from tests.gateway.dispatch.scripted_edge import ScriptedEdge
-from tests.gateway.store.valkey import log_of, until
+from tests.gateway.store.valkey import log_of
+from tests.waiting import PATIENCE_S, until
 
 
 def add(account: str, device: int, binding: int = 1, *, only: bool = False) -> rpc_pb2.AccountItem:
@@ -227,23 +229,30 @@ async def test_a_session_that_stands_in_the_log_makes_a_device_known(
     store: Store, edge: ScriptedEdge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The store knows a device before its owner has read of it."""
+    monkeypatch.setattr(queries, "_CATCH_UP_S", PATIENCE_S)
     async with running(store) as owner:
         await owner.live()
-        fold = owner.node._fold
+        fold, may = owner.node._fold, asyncio.Event()
 
-        async def slow(entries: object) -> None:
-            await asyncio.sleep(0.2)
+        async def held(entries: object) -> None:
+            await may.wait()
             await fold(entries)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(owner.node, "_fold", slow)
+        monkeypatch.setattr(owner.node, "_fold", held)
         await asyncio.sleep(0.05)
         await edge.connect(0)
         assert not owner.partition.app_of(0)
-        reply = await change_holders(owner, to("u1", 0), to("u1", 6))
-        assert list(reply.errors) == ["", "unknown_device"]
+        changing = asyncio.create_task(change_holders(owner, to("u1", 0), to("u1", 6)))
+        await asyncio.sleep(0.05)
+        may.set()
+        assert list((await changing).errors) == ["", "unknown_device"]
+        may.clear()
         await edge.connect(2)  # the second one: index 1
         assert not owner.partition.app_of(1)
-        assert list((await look_up(owner, index=[1, 7])).known) == [True, False]
+        looking = asyncio.create_task(look_up(owner, index=[1, 7]))
+        await asyncio.sleep(0.05)
+        may.set()
+        assert list((await looking).known) == [True, False]
 
 
 async def test_batches_of_a_partition_come_one_after_the_other(store: Store) -> None:

@@ -22,7 +22,8 @@ from tests.gateway.dispatch import records
 from tests.gateway.dispatch.nodes import Running, config, content, hasten, running
 from tests.gateway.dispatch.records import app_of
 from tests.gateway.dispatch.scripted_edge import ScriptedEdge
-from tests.gateway.store.valkey import log_of, until
+from tests.gateway.store.valkey import log_of
+from tests.waiting import until
 
 FIRST, SECOND = (n << 11 for n in range(1, 3))
 FAN_OUT = 5 << 11 | SEVERAL | 1

@@ -31,7 +31,8 @@ from tests.gateway.dispatch.nodes import (
 )
 from tests.gateway.dispatch.records import app_of, known
 from tests.gateway.dispatch.scripted_edge import Got, ScriptedEdge
-from tests.gateway.store.valkey import log_of, until
+from tests.gateway.store.valkey import log_of
+from tests.waiting import until
 
 API = Identity("api", 9, 1)
 # Push ids name the partition they live in: these are of partition 0.

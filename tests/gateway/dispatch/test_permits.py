@@ -21,7 +21,8 @@ from protocol.schema import log_pb2, rpc_pb2
 from tests.gateway.dispatch import records
 from tests.gateway.dispatch.nodes import SHORT_LEASE_S, Running, config, content, hasten, running
 from tests.gateway.dispatch.scripted_edge import ScriptedEdge
-from tests.gateway.store.valkey import log_of, until
+from tests.gateway.store.valkey import log_of
+from tests.waiting import until
 
 ALL, OTHER = (n << 11 | SEVERAL for n in (1, 2))
 ONE = 3 << 11

@@ -30,7 +30,8 @@ from gateway.store.snapshots import Snapshots
 from tests.gateway.dispatch import records
 from tests.gateway.dispatch.nodes import config, hasten, running
 from tests.gateway.dispatch.records import Log, known
-from tests.gateway.store.valkey import log_of, until
+from tests.gateway.store.valkey import log_of
+from tests.waiting import until
 
 SECONDS = 60.0
 

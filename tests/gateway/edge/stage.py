@@ -32,19 +32,12 @@ from protocol import frames
 from protocol.codes import MAX_BODY_DOWN, Kind
 from protocol.credentials import registration_proof
 from protocol.schema import device_pb2, log_pb2, rpc_pb2
+from tests.waiting import PATIENCE_S
 
-PATIENCE_S = 10.0
 """For what must happen; a test that waits longer has failed."""
 NOW_MS = 1_800_000_000_000
 SECRETS = Secrets({1: bytes(32)}, 1, bytes(32))
 DEMO = App("demo", 1, "the access key", ())
-
-
-async def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, "not within the time"
-        await asyncio.sleep(0.002)
 
 
 def up(kind: int, body: Any = None) -> bytes:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from gateway.edge.output import Item
 from gateway.edge.postponed import LATEST_S, Postponed
 from gateway.lanes import NORMAL
-from tests.gateway.edge.stage import until
 from tests.gateway.edge.wires import Wires, all_of, wires
+from tests.waiting import until
 
 TICK_S = 0.05
 AT_ONCE = 10

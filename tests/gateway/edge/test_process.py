@@ -30,10 +30,10 @@ from tests.gateway.edge.stage import (
     receipts,
     records,
     running_edge,
-    until,
     up,
     with_token,
 )
+from tests.waiting import until
 
 
 @pytest.fixture

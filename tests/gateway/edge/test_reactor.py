@@ -8,8 +8,9 @@ import pytest
 
 from gateway.edge.output import Item
 from gateway.lanes import NORMAL
-from tests.gateway.edge.stage import reset, until
+from tests.gateway.edge.stage import reset
 from tests.gateway.edge.wires import LIMITS, Wires, all_of, received, wires
+from tests.waiting import until
 
 
 async def accepted(stage: Wires, count: int) -> list[int]:

@@ -7,8 +7,8 @@ from functools import partial
 
 import pytest
 
-from tests.gateway.edge.stage import until
 from tests.gateway.edge.wires import Wires, received, wires
+from tests.waiting import until
 
 FULL = b"EDGE_FULL"
 

@@ -9,7 +9,8 @@ from gateway.store.client import Store
 from gateway.store.leases import Identity
 from protocol.schema import log_pb2
 from tests.gateway.edge.conftest import Hold
-from tests.gateway.edge.stage import fence_off, records, until
+from tests.gateway.edge.stage import fence_off, records
+from tests.waiting import until
 
 FIRST = Identity("edge", 7, 100)
 RECEIVED, CLICKED = 1, 3

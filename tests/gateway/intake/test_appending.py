@@ -11,8 +11,9 @@ from gateway.api.order import Accepted, Order
 from gateway.api.refused import Busy, Unavailable
 from gateway.store.client import Store
 from protocol.ids import device_id
-from tests.gateway.api_stage import StoreServer, pushes_in, soon
+from tests.gateway.api_stage import StoreServer, pushes_in
 from tests.gateway.intake.desk import desk, to
+from tests.waiting import until
 
 ONE = to([device_id(1, 1)])
 
@@ -73,7 +74,7 @@ async def test_each_is_given_up_at_its_own_time_and_comes_once_all_the_same(
             assert [number for number, _ in ended] == [0, 1, 2]
             assert all(at - began >= 0.19 + 0.05 * number for number, at in ended)
             assert one.intake.waiting.used > 0, "they are still on their way"
-        await soon(lambda: one.intake.waiting.used == 0)
+        await until(lambda: one.intake.waiting.used == 0)
     assert len(await pushes_in(store, 1)) == 4
 
 
@@ -85,7 +86,7 @@ async def test_a_caller_that_has_gone_leaves_nothing_behind(
             future = one.intake.push_at_once(ONE, as_it_is)
             assert future is not None
             future.cancel()
-        await soon(lambda: one.intake.waiting.used == 0)
+        await until(lambda: one.intake.waiting.used == 0)
         await one.intake.push(ONE)
     assert len(await pushes_in(store, 1)) == 2
 

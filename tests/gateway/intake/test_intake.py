@@ -28,15 +28,9 @@ from gateway.store.pushes import (
     read_record,
 )
 from protocol.ids import device_id, push_place
-from tests.gateway.api_stage import (
-    PARTITIONS,
-    CuttingProxy,
-    StoreServer,
-    all_pushes,
-    pushes_in,
-    soon,
-)
+from tests.gateway.api_stage import PARTITIONS, CuttingProxy, StoreServer, all_pushes, pushes_in
 from tests.gateway.intake.desk import APP, OTHER, desk, to
+from tests.waiting import until
 
 FAR_MS = 2**50
 
@@ -285,7 +279,7 @@ async def test_a_frozen_store_is_unavailable_and_what_waits_comes_later_once(
             assert one.intake.waiting.used > 0
             with pytest.raises(Unavailable):
                 await one.intake.push(ALL)
-        await soon(lambda: one.intake.waiting.used == 0)
+        await until(lambda: one.intake.waiting.used == 0)
         accepted = await one.intake.push(to([device_id(1, 1)]))
     ids = [push.push_id for push in await pushes_in(store, 1) if not push.audience]
     assert ids == [caught.value.push_id, accepted.push_id]
@@ -407,7 +401,7 @@ async def test_a_dispatch_node_writes_what_intake_would_have_written(
     async with desk(server.url) as one:
         await fence_off(store, one.seat.number)
         accepted = [await one.intake.push(ALL)]
-        await soon(lambda: one.seat.taken_total == 2)
+        await until(lambda: one.seat.taken_total == 2)
         producer = (await one.seat.taken()).producer
         home = push_place(accepted[0].push_id).partition
         for n in range(20):
@@ -431,7 +425,7 @@ async def test_a_dispatch_node_keeps_the_shape_of_a_push(server: StoreServer, st
     async with desk(server.url) as one:
         await fence_off(store, one.seat.number)
         accepted = await one.intake.push(ALL._replace(options=shape.options(9)))
-        await soon(lambda: one.seat.taken_total == 2)
+        await until(lambda: one.seat.taken_total == 2)
         producer = (await one.seat.taken()).producer
         home = push_place(accepted.push_id).partition
         assert await Overdue(store, producer).complete(home, FAR_MS) == 1
@@ -502,7 +496,7 @@ async def test_a_lost_lease_is_followed_by_another(server: StoreServer, store: S
     async with desk(server.url, lease_s=0.3) as one:
         await one.intake.push(to([device_id(1, 1)]))
         await store.call("DEL", keys.LEASES, keys.LEASE_INFO)
-        await soon(lambda: one.seat.taken_total == 2)
+        await until(lambda: one.seat.taken_total == 2)
         await one.intake.push(to([device_id(1, 1)]))
     assert len(await pushes_in(store, 1)) == 2
 
@@ -510,7 +504,7 @@ async def test_a_lost_lease_is_followed_by_another(server: StoreServer, store: S
 async def test_without_a_standing_lease_nothing_is_drawn(server: StoreServer, store: Store) -> None:
     async with desk(server.url, lease_s=0.3) as one:
         one.keeping.cancel()
-        await soon(lambda: one.seat.current is None)
+        await until(lambda: one.seat.current is None)
         with pytest.raises(Unavailable):
             await one.intake.push(to([device_id(1, 1)]))
     assert await pushes_in(store, 1) == []

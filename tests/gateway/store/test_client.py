@@ -15,7 +15,8 @@ from gateway.store.errors import Fenced, StoreError, StoreUnavailable
 from gateway.store.link import Argument, Command, packed
 from gateway.store.ownership import take_fence
 from gateway.store.scripts import script
-from tests.gateway.store.valkey import LossyProxy, Valkey, until
+from tests.gateway.store.valkey import LossyProxy, Valkey
+from tests.waiting import until
 
 
 async def test_a_command_whose_reply_is_lost_is_not_repeated(

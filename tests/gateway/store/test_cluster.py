@@ -21,7 +21,8 @@ from gateway.store.snapshots import Snapshots
 from tests.gateway.store.cluster import ValkeyCluster
 from tests.gateway.store.test_keys import live_through_everything
 from tests.gateway.store.test_log import EDGE, record_producer
-from tests.gateway.store.valkey import log_of, until
+from tests.gateway.store.valkey import log_of
+from tests.waiting import until
 
 PATIENCE_S = 40.0
 """For a failover and what follows: machines that run tests are busy ones."""
@@ -52,7 +53,7 @@ class Appending:
         before = {p: len(done) for p, done in self.done.items()}
         await until(
             lambda: all(len(done) >= before[p] + count for p, done in self.done.items()),
-            PATIENCE_S,
+            wait_s=PATIENCE_S,
         )
 
     async def stop(self) -> None:
@@ -204,7 +205,7 @@ async def test_a_primary_that_stood_still_and_comes_back_has_nothing_to_say(
         primary = cluster.primary_of(keys.log(1))
         heir = cluster.replica_of(primary)
         with primary.frozen():
-            await until(lambda: heir.replication()["role"] == "master", PATIENCE_S)
+            await until(lambda: heir.replication()["role"] == "master", wait_s=PATIENCE_S)
         await work.more()
         assert cluster.primary_of(keys.log(1)) is heir
     await reader.reach_the_ends()
@@ -244,7 +245,9 @@ class FollowingReader:
     async def reach_the_ends(self) -> None:
         for p, got in self.got.items():
             length = await self._store.call("XLEN", keys.log(p))
-            await until(partial(lambda got, length: len(got) >= length, got, length), PATIENCE_S)
+            await until(
+                partial(lambda got, length: len(got) >= length, got, length), wait_s=PATIENCE_S
+            )
         await self._reader.close()
 
 
@@ -285,7 +288,7 @@ async def test_what_gathers_shares_one_wait_and_a_refusal_disturbs_none(
 
 async def test_one_server_with_replicas_is_waited_for_as_well(store: Store) -> None:
     """It has none here."""
-    careful = await Store.connect(store.url, timeout_s=1.0, replicas=1)
+    careful = await Store.connect(store.url, timeout_s=3.0, replicas=1)
     assert await careful.call("SET", "{0}:n", 1) == b"OK"
     with pytest.raises(StoreUnavailable, match=r"0 of 1 replicas .*store\.replicas"):
         await careful.write("INCR", "{0}:n")
@@ -356,7 +359,7 @@ async def test_a_primary_that_hands_over_in_peace_is_followed_and_counts_as_a_br
         primary = cluster.primary_of(keys.log(1))
         heir = cluster.replica_of(primary)
         heir.ask("CLUSTER FAILOVER")
-        await until(lambda: wide_store.losses > losses, PATIENCE_S)
+        await until(lambda: wide_store.losses > losses, wait_s=PATIENCE_S)
         await work.more()
         assert cluster.primary_of(keys.log(1)) is heir
 

@@ -19,7 +19,8 @@ from tests.gateway.dispatch.records import known
 from tests.gateway.dispatch.scripted_edge import ScriptedEdge
 from tests.gateway.dispatch.test_node import FIRST, SECOND, folded_by, push, quick_periods
 from tests.gateway.store.cluster import ValkeyCluster
-from tests.gateway.store.valkey import Valkey, log_of, until
+from tests.gateway.store.valkey import Valkey, log_of
+from tests.waiting import until
 
 __all__ = ["quick_periods"]
 
@@ -51,7 +52,7 @@ async def test_an_owner_forgets_what_its_primary_took_to_the_grave(
 
         dead, _ = await asyncio.to_thread(cluster.fail_over, keys.log(0))
         await asyncio.to_thread(dead.start)
-        await until(lambda: owner.node.owned.get(0) not in (None, before), PATIENCE_S)
+        await until(lambda: owner.node.owned.get(0) not in (None, before), wait_s=PATIENCE_S)
         await owner.live()
         assert SECOND not in owner.partition.pushes and FIRST in owner.partition.pushes
         await asyncio.to_thread(cluster.heal)

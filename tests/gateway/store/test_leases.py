@@ -12,7 +12,8 @@ from gateway.store.client import Store
 from gateway.store.clock import StoreClock
 from gateway.store.errors import StoreError, StoreUnavailable
 from gateway.store.leases import Identity, Lease, LeaseLost, Role, Roster
-from tests.gateway.store.valkey import LossyProxy, Valkey, until
+from tests.gateway.store.valkey import LossyProxy, Valkey
+from tests.waiting import until
 
 
 async def take(store: Store, role: Role = "edge", lease_s: float = 60.0, **info: Any) -> Lease:

@@ -15,7 +15,8 @@ from gateway.store.errors import Fenced, ProducerFull, StoreError, StoreUnavaila
 from gateway.store.leases import Identity
 from gateway.store.log import Pace, Producer, position_key
 from protocol.schema import log_pb2
-from tests.gateway.store.valkey import LossyProxy, Valkey, log_of, until
+from tests.gateway.store.valkey import LossyProxy, Valkey, log_of
+from tests.waiting import until
 
 EDGE = Identity("edge", 1, 10)
 

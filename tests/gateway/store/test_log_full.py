@@ -12,7 +12,8 @@ from gateway.store.leases import Identity
 from gateway.store.log import Pace, Producer, Room
 from gateway.store.pushes import Claim, PushPart, PushRecord, Winner, push_producer
 from tests.gateway.store.sessions_desk import SessionsDesk, registration
-from tests.gateway.store.valkey import Valkey, log_of, until
+from tests.gateway.store.valkey import Valkey, log_of
+from tests.waiting import until
 
 LIMIT = 4
 EDGE = Identity("edge", 1, 10)

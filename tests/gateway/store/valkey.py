@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -125,13 +125,6 @@ class LossyProxy:
             greeted = True
             writer.write(chunk)
         writer.close()
-
-
-async def until(good: Callable[[], object], limit_s: float = 10.0) -> None:
-    """Wait for something that comes by itself."""
-    async with asyncio.timeout(limit_s):
-        while not good():
-            await asyncio.sleep(0.002)
 
 
 async def log_of(store: Store, p: int) -> list[tuple[str, bytes]]:
