@@ -12,6 +12,7 @@ class Counters:
         "ended",
         "first_dial_at",
         "frame_bytes",
+        "given_up",
         "goaways",
         "identity_changes",
         "last_welcome_at",
@@ -50,6 +51,8 @@ class Counters:
         """Connections that ended without our doing, before or after WELCOME."""
         self.silent = 0
         """Of them: nothing was heard for a whole heartbeat interval after a PING."""
+        self.given_up = 0
+        """Of them: no connection in time, or no WELCOME."""
         self.ended = 0
         """Devices told never to come back."""
         self.goaways: dict[int, int] = {}

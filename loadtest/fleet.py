@@ -252,6 +252,7 @@ class Fleet:
         for tick, rows in self._handshakes.take(now):
             for row in rows:
                 if table.beat_tick[row] == tick and table.phase[row] in (CONNECTED, GREETED):
+                    self.counters.given_up += 1
                     self._lost(row)
 
     def _on_writable(self, row: int, fd: int) -> None:

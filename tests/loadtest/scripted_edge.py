@@ -4,6 +4,7 @@ It runs in the test's own thread: the test takes turns between the fleet and thi
 nothing to wait for. On loopback what one end wrote can be read by the other at once.
 """
 
+import select
 import socket
 from typing import Self
 
@@ -67,6 +68,10 @@ class ScriptedEdge:
         self._listener.close()
         for peer in self._peers:
             peer.close()
+
+    def is_dialled(self) -> bool:
+        """A connection waits to be accepted."""
+        return bool(select.select([self._listener], [], [], 0)[0])
 
     def accept_bare(self) -> Peer:
         """A connection that has been made. Raises BlockingIOError if there is none."""

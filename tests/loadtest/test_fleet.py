@@ -244,7 +244,7 @@ def test_without_welcome_it_dials_again(setting: Setting) -> None:
     setting.later(fleet, 9)
     assert fleet.counters.lost == 0
     setting.later(fleet, 2)
-    assert fleet.counters.lost == 1
+    assert fleet.counters.lost == 1 == fleet.counters.given_up
 
 
 def test_goaway_later_waits_for_the_time_told(setting: Setting) -> None:

@@ -17,8 +17,13 @@ from loadtest.fleet import Plan
 from loadtest.fleet_process import FleetProcess
 from loadtest.floor import Floor, frame_of_size
 from loadtest.hop import KEY, HopProcess
+from loadtest.many import Many
 from loadtest.process_usage import cpu_ns, memory, wait_quiet
 from loadtest.resp import Replies, command
+from loadtest.view import View
+from protocol.codes import CloseCode, Kind
+from tests.loadtest.scripted_edge import ScriptedEdge, goaway
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -44,6 +49,22 @@ def test_floor_writes_to_a_fleet_and_tells_its_cpu(floor: Floor) -> None:
         assert fleet.shown([2]) == {2: list(range(50))}
         assert fleet.latency().count + fleet.latency(late=True).count == 100
         assert fleet.device_ids() == [0] * 50, "bare connections are no devices of anybody's"
+
+
+def test_what_devices_of_many_fleets_were_told_is_summed_up_by_code() -> None:
+    told = [CloseCode.OVERLOADED, CloseCode.HELLO_TIMEOUT, CloseCode.OVERLOADED]
+    with ScriptedEdge() as edge, ExitStack() as stack:
+        plans = [Plan(address=edge.address, devices=devices) for devices in (1, 2)]
+        fleets = [stack.enter_context(FleetProcess(plan)) for plan in plans]
+        many = Many(fleets, 3, View("goaways", as_json=True))
+        assert many.goaways() == {}
+        for fleet, devices in zip(fleets, (1, 2), strict=True):
+            fleet.dial(range(devices))
+        for code in told:
+            eventually(edge.is_dialled)
+            edge.accept_bare().send(Kind.GOAWAY, goaway(code, retry_after_ms=60_000))
+        eventually(lambda: many.counters()["lost"] == 3)
+        assert many.goaways() == {"OVERLOADED": 2, "HELLO_TIMEOUT": 1}
 
 
 def test_a_fleet_keeps_the_tags_of_its_rows(floor: Floor) -> None:
