@@ -272,9 +272,8 @@ class Fleet:
     def _hello(self, row: int) -> bytes:
         table = self.table
         table.connection[row] += 1
-        token = table.token(row)
         greeting = self._greeting_of(row)
-        if token:
+        if token := table.token(row):
             return greeting.with_token(token, table.connection[row])
         return greeting.with_proof(
             table.installation_id(row),
