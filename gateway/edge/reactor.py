@@ -20,6 +20,7 @@ from typing import Final
 
 import structlog
 
+from gateway.edge.descriptors import has_unread, shutdown_writing
 from gateway.edge.handling import Handler, Limits
 from gateway.edge.listeners import Listeners
 from gateway.edge.output import CONTROL, Item, Output
@@ -267,7 +268,7 @@ class Reactor:
             del self._unsent[fd], self._moved_at[fd]
             self._watch(fd)
             if fd in self._lingering:
-                _shutdown_writing(fd)
+                shutdown_writing(fd)
 
     def stuck(self, now: float) -> list[int]:
         """Connections whose unsent output has not moved for slow_close_s."""
@@ -281,6 +282,10 @@ class Reactor:
         return sum(output.size for output in self._unsent.values())
 
     # Input.
+
+    def has_unread(self, fd: int) -> bool:
+        """It has sent something that had no turn here yet."""
+        return has_unread(fd)
 
     def pause(self, fd: int) -> None:
         """Read no more from this connection until `resume`."""
@@ -404,13 +409,13 @@ class Reactor:
         if not self._in_turn:
             self.flush()
         if self._is_open[fd] and fd not in self._unsent and fd not in self._queued:
-            _shutdown_writing(fd)
+            shutdown_writing(fd)
 
     def sweep_lingering(self, now: float) -> None:
         """Close those that have lingered long enough. To be called now and then."""
         for fd, until in list(self._lingering.items()):
             if fd not in self._unsent and fd not in self._queued:
-                _shutdown_writing(fd)
+                shutdown_writing(fd)
             if until <= now:
                 self.close(fd)
 
@@ -437,13 +442,3 @@ class Reactor:
                 self.close(fd)
         self._close_all()
         self._epoll.close()
-
-
-def _shutdown_writing(fd: int) -> None:
-    borrowed = socket.socket(fileno=fd)
-    try:
-        borrowed.shutdown(socket.SHUT_WR)
-    except OSError:
-        pass  # the peer was quicker
-    finally:
-        borrowed.detach()

@@ -405,14 +405,9 @@ class Sessions:
         self._count(CloseCode.GOING_AWAY.name.lower())
         self.table.leave(fd)
         self.reactor.drop_messages(fd)  # none may follow; they are pending still
-        self.reactor.send(
-            fd,
-            goaway(
-                CloseCode.GOING_AWAY,
-                retry_after_ms=1 if address else random.randint(1, self._config.spread_ms),
-                address=address,
-            ),
-        )
+        wait_ms = 1 if address else random.randint(1, self._config.spread_ms)
+        last = goaway(CloseCode.GOING_AWAY, retry_after_ms=wait_ms, address=address)
+        self.reactor.send(fd, last)
 
     def drop_replaced(self, partition: int, index: int, epoch: int) -> None:
         """A later session (of `epoch`) of this device stands at another edge: close ours."""
@@ -426,16 +421,20 @@ class Sessions:
     # Time.
 
     def on_clock(self, now: float, seconds: float) -> None:
-        """Several times a second: close those that are silent, slow or late.
+        """Several times a second, `seconds` after the start: close those that are silent, slow or late.
 
-        `now` is the loop's time, `seconds` the time since this edge began.
+        Who has sent what is not read yet is none of them: it is we who are late.
         """
         for fd in self.table.sweep_handshakes(seconds):
-            late = self.table.state[fd] == State.CONNECTED
-            self.send_away(fd, CloseCode.HELLO_TIMEOUT if late else CloseCode.STORE_UNAVAILABLE)
+            if self.table.state[fd] != _CONNECTED:
+                self.send_away(fd, CloseCode.STORE_UNAVAILABLE)
+            elif fd in self._partial or not self.reactor.has_unread(fd):
+                self.send_away(fd, CloseCode.HELLO_TIMEOUT)
+            else:
+                self.table.set_handshake(fd, self._config.hello_timeout_s)
         for fd in self.table.sweep(seconds):
-            if fd in self.pauses:
-                self.table.seen(fd)  # it is we who do not read
+            if fd in self.pauses or self.reactor.has_unread(fd):
+                self.table.seen(fd)
             else:
                 self.refuse(fd, CloseCode.HEARTBEAT_TIMEOUT)
         for fd in self.reactor.stuck(now):

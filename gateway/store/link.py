@@ -296,8 +296,8 @@ class Link:
 
 
 def packed(command: Command, connection: AnyConnection) -> Sequence[bytes]:
-    """A command as the protocol writes it (RESP), by hiredis: redis-py's asyncio connections pack in Python, 1 us and
-    more an argument, of which a push has five."""
+    """A command as the protocol writes it (RESP), by hiredis: redis-py's asyncio connections pack in Python, up to 1 us
+    an argument, of which a push has five."""
     try:
         return (hiredis.pack_command(tuple(command)),)  # type: ignore[arg-type]  # its stub says: one
     except TypeError:  # it takes str, bytes and int themselves, but no IntEnum

@@ -112,10 +112,15 @@ class ReactorRecorder:
         self.stuck_now: list[int] = []
         self.full: set[int] = set()
         """Connections whose output is full."""
+        self.unread: set[int] = set()
+        """Connections whose bytes had no turn yet."""
         self.silent = False
 
     def may_send(self) -> bool:
         return not self.silent
+
+    def has_unread(self, fd: int) -> bool:
+        return fd in self.unread
 
     def send(self, fd: int, data: bytes) -> None:
         self.out[fd] += data

@@ -23,6 +23,19 @@ async def end_of(peer: socket.socket) -> bytes:
     return await all_of(peer, 1 << 30)
 
 
+async def test_bytes_that_had_no_turn_yet_are_unread_and_the_end_is_not() -> None:
+    with wires() as stage:
+        peer = stage.connect()
+        (fd,) = await accepted(stage, 1)
+        assert not stage.reactor.has_unread(fd)
+        peer.send(b"x")
+        assert stage.reactor.has_unread(fd)
+        await until(lambda: stage.handler.bytes[fd] == b"x")
+        assert not stage.reactor.has_unread(fd)
+        peer.close()
+        assert not stage.reactor.has_unread(fd)
+
+
 # Descriptors are used again.
 
 

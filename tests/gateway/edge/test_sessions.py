@@ -512,6 +512,22 @@ def test_hello_and_welcome_have_their_time() -> None:
     assert stage.take(6) == b""
 
 
+def test_what_we_have_not_read_yet_makes_nobody_late() -> None:
+    stage = Stage(hello_timeout_s=8)
+    late, slow, silent = stage.accept(4), stage.accept(5), stage.open(6)
+    stage.feed(slow, stage.hello()[:-1])
+    stage.reactor.unread = {late, slow, silent}
+    stage.sessions.on_clock(0.0, 9.0)
+    assert stage.take(late) == b""
+    assert goaway_of(stage.take(slow)).code == CloseCode.HELLO_TIMEOUT, "a byte at a time"
+    stage.sessions.on_clock(0.0, 4000.0)
+    assert stage.table.state[silent] == State.OPEN
+    stage.reactor.unread.clear()
+    stage.sessions.on_clock(0.0, 8000.0)
+    assert goaway_of(stage.take(late)).code == CloseCode.HELLO_TIMEOUT
+    assert goaway_of(stage.take(silent)).code == CloseCode.HEARTBEAT_TIMEOUT
+
+
 def test_a_device_that_does_not_read_is_closed_without_a_word() -> None:
     stage = Stage()
     fd = stage.open(4)
